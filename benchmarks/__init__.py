@@ -1,5 +1,5 @@
 """Measure what the documents claim: a module for each claim, which writes results/*.json."""
 
-from sgn_serve.interrupts import end_quietly
+from sgn_serve.common.interrupts import end_quietly
 
 end_quietly()

@@ -18,11 +18,11 @@ import onnxruntime
 
 from benchmarks.command_line import ROOT, command_parser, errors_told, thread_count, write_result
 from benchmarks.provenance import commit
-from sgn_serve.error_text import say
+from sgn_serve.common.error_text import say
+from sgn_serve.common.markdown import table
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.engines import EngineError
 from sgn_serve.inference.graph import GraphError, read_graph
-from sgn_serve.markdown import table
 from sgn_serve.settings import BUNDLED_MODEL
 
 LOADS = 10

@@ -37,9 +37,9 @@ from sgn_serve.classify.inputs import Found, write_inputs
 from sgn_serve.classify.progress import Progress
 from sgn_serve.classify.run import classify_chunks
 from sgn_serve.classify.unfinished import Manifest, PartsFolder
+from sgn_serve.common.markdown import table
 from sgn_serve.inference.classifier import ENGINE_NAMES
 from sgn_serve.inference.graph import read_graph
-from sgn_serve.markdown import table
 from sgn_serve.pictures import decoding
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.serving.engine_choice import FLOAT32, start_chosen

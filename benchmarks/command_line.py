@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from benchmarks.errors import BenchmarkError
-from sgn_serve.command_parser import CommandParser, file_to_write, positive_number
-from sgn_serve.error_text import say
+from sgn_serve.common.command_parser import CommandParser, file_to_write, positive_number
+from sgn_serve.common.error_text import say
 from sgn_serve.process.cores import crowded
 from training.common.errors import TrainingError
 from training.common.files import WriteError, write_atomically

@@ -26,9 +26,9 @@ from benchmarks.provenance import commit, processor, versions
 from benchmarks.untrained import untrained_network
 from export.errors import ExportError
 from export.exporter import export_onnx
-from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS
-from sgn_serve.markdown import table
-from sgn_serve.onnx_runtime import start_session
+from sgn_serve.common.graph_format import INPUT, LOGITS, PLAIN_LOGITS
+from sgn_serve.common.markdown import table
+from sgn_serve.common.onnx_runtime import start_session
 from training.checkpoint import save_checkpoint
 from training.common import run_files
 from training.networks.errors import ArchitectureError

@@ -34,8 +34,8 @@ from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, 
 from benchmarks.errors import BenchmarkError
 from benchmarks.local_ray import local_cluster
 from benchmarks.provenance import commit, processor, versions
-from sgn_serve.error_text import system_errors_as
-from sgn_serve.markdown import table
+from sgn_serve.common.error_text import system_errors_as
+from sgn_serve.common.markdown import table
 from training.common import run_files
 
 RESULT = ROOT / "results" / "judging_on_ray.json"

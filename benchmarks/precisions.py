@@ -28,9 +28,9 @@ from export.formats.aot import CompilerError
 from export.formats.openvino import OpenVinoError
 from export.formats.table import FORMATS
 from export.reduced import AgreementError, Reduced, export_reduced
-from sgn_serve import markdown
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import GRAPH_SHA256_FIELD, SHA256_KEY, file_sha256
+from sgn_serve.common import markdown
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import GRAPH_SHA256_FIELD, SHA256_KEY, file_sha256
 from training.common import run_files
 
 RESULT = ROOT / "results" / "precisions.json"

@@ -16,7 +16,7 @@ from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, 
 from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from sgn.command import COMMANDS
-from sgn_serve.markdown import table
+from sgn_serve.common.markdown import table
 
 RESULT = ROOT / "results" / "start_up.json"
 REFUSALS = (

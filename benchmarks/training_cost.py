@@ -21,8 +21,8 @@ from tqdm import tqdm
 from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, thread_count, write_result
 from benchmarks.provenance import commit
 from benchmarks.untrained import untrained_network
-from sgn_serve import markdown
-from sgn_serve.error_text import say
+from sgn_serve.common import markdown
+from sgn_serve.common.error_text import say
 from training.checkpoint import BlockConfig
 from training.common.devices import device_name
 from training.common.provenance import current_versions

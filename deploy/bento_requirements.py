@@ -15,8 +15,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from sgn_serve.command_parser import CommandParser, file_to_write
-from sgn_serve.error_text import say
+from sgn_serve.common.command_parser import CommandParser, file_to_write
+from sgn_serve.common.error_text import say
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = ROOT / "pyproject.toml"

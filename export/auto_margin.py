@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from export.errors import ExportError
-from sgn_serve.graph_format import AUTO_KEY, file_sha256
+from sgn_serve.common.graph_format import AUTO_KEY, file_sha256
 from training.checkpoint import CheckpointInfo
 from training.data.automatic_split import Part
 from training.data.batches import to_float

@@ -16,8 +16,8 @@ from export.formats.onnx import annotate_onnx
 from export.formats.openvino import OpenVinoError, require_openvino
 from export.network_passes import passes_of
 from export.output import replacing, writing
-from sgn_serve.graph_format import BF16, BF16_KEY, MIN_AGREEMENT
-from sgn_serve.openvino_runtime import compile_model
+from sgn_serve.common.graph_format import BF16, BF16_KEY, MIN_AGREEMENT
+from sgn_serve.common.openvino_runtime import compile_model
 from training.config import EPS
 from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network

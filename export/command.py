@@ -24,10 +24,10 @@ from export.options import (
     FileKind,
 )
 from export.output import UNFINISHED
-from sgn_serve.command_parser import CommandParser, any_number, file_to_write, whole_number
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import INPUT, LOGITS, MAX_EXAMPLES, PLAIN_LOGITS, SELF_GRADIENT
-from sgn_serve.interrupts import importing
+from sgn_serve.common.command_parser import CommandParser, any_number, file_to_write, whole_number
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import INPUT, LOGITS, MAX_EXAMPLES, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.interrupts import importing
 from training.common.errors import TrainingError
 from training.common.given_paths import require_file
 from training.data.class_names import HELP as CLASSES_HELP

@@ -11,8 +11,8 @@ from export.figures import Evaluation, check_place, find_evaluation, judge_comma
 from export.network_passes import passes_of
 from export.options import SERVED, ExportOptions, FileKind
 from export.stages import begin
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import file_sha256
 from training.data.picture_set import PictureSet
 from training.foreign.loading import UNKNOWN, Source, load_network
 

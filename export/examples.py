@@ -23,8 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from export.errors import ExportError
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES_BYTES, SHA256_KEY, examples_path
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES_BYTES, SHA256_KEY, examples_path
 from training.attacks import gradient_attack, projected_gradient
 from training.attacks.gradient_attack import Attack
 from training.checkpoint import CheckpointInfo

@@ -17,9 +17,9 @@ from export.options import ExportOptions, FileKind
 from export.output import SystemRefusal
 from export.reduced import Reduced, export_reduced
 from export.stages import begin, told_on_stderr
-from sgn_serve.error_text import say
-from training.common.endings import MORE_MEMORY, allocations_told, print_ending
+from sgn_serve.common.error_text import say
 from training.common.errors import TrainingError
+from training.common.exits import MORE_MEMORY, allocations_told, print_ending
 from training.data.class_names import read_class_names
 from training.foreign.loading import Source
 

@@ -24,7 +24,7 @@ from export.options import PICTURES
 from export.output import OutputError, replacing, writing
 from export.rewrite import rewrite
 from export.stages import begin
-from sgn_serve.graph_format import LOGITS, METADATA_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
+from sgn_serve.common.graph_format import LOGITS, METADATA_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
 from training.foreign.loading import Source, load_network
 from training.networks.self_gradient import SelfGradientNetwork
 

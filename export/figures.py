@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
-from sgn_serve.graph_format import (
+from sgn_serve.common.graph_format import (
     FIGURES_FORMAT,
     GRAPH_SHA256_FIELD,
     MAX_FIGURES_BYTES,

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from export.errors import CaptureError
-from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from training.networks.defences.defence import Defence
 from training.networks.gradient_oracle import GradientOracle
 from training.networks.self_gradient import SelfGradientNetwork

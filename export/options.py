@@ -6,7 +6,7 @@ export.formats.table says how each kind of file is written.
 from dataclasses import dataclass
 from pathlib import Path
 
-from sgn_serve import graph_format
+from sgn_serve.common import graph_format
 
 PICTURES = 28
 """Pictures to check a graph on: a multiple of every batch size, so that each sees every picture in whole batches."""

@@ -22,7 +22,7 @@ from export.output import replacing, writing
 from export.rewrite import rewrite
 from export.rewrite.precision import lower_precision
 from export.stages import begin
-from sgn_serve.graph_format import LOGITS, METADATA_KEY, PRECISION_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
+from sgn_serve.common.graph_format import LOGITS, METADATA_KEY, PRECISION_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
 from training.config import EPS
 from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from sgn_serve.error_text import say
+from sgn_serve.common.error_text import say
 
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 

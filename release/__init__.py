@@ -1,5 +1,5 @@
 """Make what is released: the bundled model, its figures and its adversarial examples."""
 
-from sgn_serve.interrupts import end_quietly
+from sgn_serve.common.interrupts import end_quietly
 
 end_quietly()

@@ -38,8 +38,8 @@ from export.examples import (
     write,
 )
 from release.disagreement import example_names, example_pictures
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import examples_path, file_sha256
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import examples_path, file_sha256
 from training.checkpoint import load_checkpoint
 from training.common.errors import TrainingError
 

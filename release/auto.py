@@ -28,9 +28,9 @@ from torch import Tensor
 from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, thread_count, write_result
 from export.auto_margin import AutoRequest, validation_pictures
 from release.bundle import BUNDLED, summary
-from sgn_serve.confidence import interval_95
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import SHA256_KEY, file_sha256
+from sgn_serve.common.confidence import interval_95
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import SHA256_KEY, file_sha256
 from training.attacks import gradient_attack
 from training.attacks.registry import Context, build_attacks
 from training.attacks.rows import RowFilter

@@ -28,9 +28,9 @@ from benchmarks.command_line import ROOT, command_parser, write_result
 from benchmarks.precisions import SERVED
 from export.figures import figures_of
 from release.paired import anywhere
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import AUTO_KEY, BF16_KEY, GRAPH_SHA256_FIELD, SHA256_KEY, file_sha256
-from sgn_serve.markdown import table
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import AUTO_KEY, BF16_KEY, GRAPH_SHA256_FIELD, SHA256_KEY, file_sha256
+from sgn_serve.common.markdown import table
 from training.attacks.rows import RowFilter, RowId, State, any_matches
 from training.common import run_files
 from training.common.errors import TrainingError

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from benchmarks.command_line import ROOT, add_out, command_parser, errors_told, write_result
 from benchmarks.provenance import commit
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import SHA256_KEY, file_sha256
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import SHA256_KEY, file_sha256
 from sgn_serve.pictures.files import read_rgb
 from training.attacks import gradient_attack, projected_gradient
 from training.attacks.auto_attack import Algorithm, GradientStage, Square

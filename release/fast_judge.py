@@ -34,10 +34,10 @@ from benchmarks.provenance import commit
 from release.bundle import BUNDLED
 from release.paired import sign_test
 from release.saved_report import read_report
-from sgn_serve.confidence import interval_95
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import SHA256_KEY, file_sha256
-from sgn_serve.markdown import table
+from sgn_serve.common.confidence import interval_95
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import SHA256_KEY, file_sha256
+from sgn_serve.common.markdown import table
 from training.attacks.malt import Malt
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.checkpoint import CheckpointInfo, load_checkpoint

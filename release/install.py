@@ -27,8 +27,8 @@ import httpx
 from benchmarks.command_line import ROOT, add_out, command_parser, write_result
 from benchmarks.provenance import processor
 from release.own_folder import CLASSES, FIX, OwnFolderError, Step, classified, stopwatch, wait_until_ready
-from sgn_serve.error_text import say, system_errors_as
-from sgn_serve.markdown import table
+from sgn_serve.common.error_text import say, system_errors_as
+from sgn_serve.common.markdown import table
 from training.common.errors import TrainingError
 from training.common.files import check_writable
 from training.common.provenance import git_commit

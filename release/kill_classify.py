@@ -29,7 +29,7 @@ from benchmarks.provenance import commit, processor, versions
 from release.hostile.corpus import unpack
 from sgn_serve.classify.formats import FORMATS, format_of
 from sgn_serve.classify.rows import COLUMNS
-from sgn_serve.error_text import say
+from sgn_serve.common.error_text import say
 from sgn_serve.settings import BUNDLED_MODEL
 
 RESULT = ROOT / "results" / "classify_kills.json"

@@ -32,9 +32,9 @@ from PIL import Image
 
 from benchmarks.command_line import ROOT, add_out, command_parser, write_result
 from benchmarks.provenance import commit, processor, versions
-from sgn_serve.error_text import say, system_errors_as
+from sgn_serve.common.error_text import say, system_errors_as
+from sgn_serve.common.markdown import table
 from sgn_serve.http.paths import READY
-from sgn_serve.markdown import table
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
 from training.attacks.rows import RowId
 from training.checkpoint import load_checkpoint

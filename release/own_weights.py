@@ -26,8 +26,8 @@ from benchmarks.command_line import ROOT, add_out, command_parser, write_result
 from benchmarks.provenance import commit, processor, versions
 from release import own_folder
 from release.own_folder import FIX, OwnFolderError, Step, stopwatch
-from sgn_serve.error_text import say, system_errors_as
-from sgn_serve.markdown import table
+from sgn_serve.common.error_text import say, system_errors_as
+from sgn_serve.common.markdown import table
 from sgn_serve.pictures.files import read_rgb
 from training.common import run_files
 from training.common.errors import TrainingError

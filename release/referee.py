@@ -48,9 +48,9 @@ from release.referee_rows import (
     Contender,
 )
 from release.saved_report import read_report
-from sgn_serve.command_parser import did_you_mean, folder_to_write
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import SHA256_KEY, file_sha256
+from sgn_serve.common.command_parser import did_you_mean, folder_to_write
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import SHA256_KEY, file_sha256
 from training.attacks.auto_attack import GradientStage
 from training.attacks.names import FEWEST_CLASSES_FOR_DLR, split_names
 from training.attacks.registry import AnyAttack, Context, build_attacks

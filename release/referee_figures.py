@@ -6,8 +6,8 @@ from typing import Any
 
 from release.paired import anywhere, compare, in_words, run_on_one_only, withstood
 from release.referee_rows import Contender
-from sgn_serve.confidence import interval_95
-from sgn_serve.markdown import table
+from sgn_serve.common.confidence import interval_95
+from sgn_serve.common.markdown import table
 from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, RowFilter, RowId, any_matches
 from training.evaluate.report import Report
 

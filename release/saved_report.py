@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from training.attacks.rows import RowId
 from training.common.errors import TrainingError
 from training.evaluate.report import Row, saved_rows

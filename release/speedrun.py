@@ -28,11 +28,11 @@ from benchmarks.provenance import commit
 from export.auto_margin import AutoRequest, validation_pictures
 from release.gpu import flops
 from release.recipes import COMMON, RECIPES
-from sgn_serve.command_parser import did_you_mean, folder_to_write
-from sgn_serve.confidence import interval_95
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
-from sgn_serve.markdown import table
+from sgn_serve.common.command_parser import did_you_mean, folder_to_write
+from sgn_serve.common.confidence import interval_95
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import file_sha256
+from sgn_serve.common.markdown import table
 from training.attacks.registry import AnyAttack, Context, build_attacks
 from training.checkpoint import load_checkpoint
 from training.command import main as train

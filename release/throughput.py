@@ -24,7 +24,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service.server import ended_by_sigterm
 from release.hostile.server import Server, running_server
-from sgn_serve import markdown
+from sgn_serve.common import markdown
 from training.common.provenance import git_commit
 
 RESULT = ROOT / "results" / "throughput.json"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from typing import NoReturn
 
-from sgn_serve.command_parser import USAGE_ERROR, CommandParser, did_you_mean
-from sgn_serve.error_text import say
-from sgn_serve.interrupts import importing
+from sgn_serve.common.command_parser import USAGE_ERROR, CommandParser, did_you_mean
+from sgn_serve.common.error_text import say
+from sgn_serve.common.interrupts import importing
 from sgn_serve.process.version import DISTRIBUTION, package_version
 
 PROGRAM = "sgn"

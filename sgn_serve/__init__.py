@@ -1,6 +1,6 @@
 """An HTTP service that classifies pictures with an exported self-gradient network, on ONNX Runtime; and its client."""
 
-from sgn_serve.interrupts import end_quietly
+from sgn_serve.common.interrupts import end_quietly
 
 end_quietly()
 

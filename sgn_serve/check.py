@@ -2,8 +2,8 @@
 
 import sys
 
-from sgn_serve.error_text import say
-from sgn_serve.refusals import ServingError, refused
+from sgn_serve.common.error_text import say
+from sgn_serve.common.refusals import ServingError, refused
 from sgn_serve.serving.trial import try_model
 from sgn_serve.settings import current_settings
 

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sgn_serve.command_parser import CommandParser
-from sgn_serve.interrupts import end_server_quietly
-from sgn_serve.refusals import ServingError, refused
+from sgn_serve.common.command_parser import CommandParser
+from sgn_serve.common.interrupts import end_server_quietly
+from sgn_serve.common.refusals import ServingError, refused
 from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
 
 PROGRAM = "python -m sgn_serve"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import bentoml
 from starlette.types import ASGIApp
 
+from sgn_serve.common.refusals import ServingError, refused
 from sgn_serve.http.connections import warn_of_few_files
 from sgn_serve.http.mount import OurRoutesFirst
 from sgn_serve.process.worker_environment import set_worker_environment
-from sgn_serve.refusals import ServingError, refused
 from sgn_serve.serving.trial import try_model
 from sgn_serve.settings import current_settings
 from sgn_serve.telemetry.logs import log_json_lines

@@ -10,11 +10,11 @@ from pydantic import AliasGenerator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from sgn_serve.command_parser import did_you_mean
+from sgn_serve.common.command_parser import did_you_mean
+from sgn_serve.common.refusals import ServingError
 from sgn_serve.pictures.formats import AVAILABLE
 from sgn_serve.process.cores import crowded, usable_cores
 from sgn_serve.records import MAX_TOP_K
-from sgn_serve.refusals import ServingError
 from sgn_serve.setting_types import (
     A_COLOUR,
     AUTO_ENGINE,

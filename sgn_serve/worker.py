@@ -11,7 +11,7 @@ from sgn_serve.http.connections import ConnectionLimits, allowed_connections
 from sgn_serve.process.freed_memory import FreedMemory
 from sgn_serve.process.garbage import freeze_long_lived_objects
 from sgn_serve.process.signal_thread import take_signals
-from sgn_serve.process.supervised import CANNOT_SERVE, Start, no_other_try
+from sgn_serve.process.worker_start import CANNOT_SERVE, Start, no_other_try
 from sgn_serve.serving.predictor import Predictor
 from sgn_serve.serving.reloading import fingerprint
 from sgn_serve.serving.trial import Tried, read_tried_graph

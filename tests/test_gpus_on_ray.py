@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from benchmarks.local_ray import local_cluster
-from sgn_serve import ray_cluster
 from sgn_serve.classify.items import Item
 from sgn_serve.classify.on_ray import pool as pool_module
 from sgn_serve.classify.on_ray.cluster import Cluster
 from sgn_serve.classify.on_ray.pool import Pool
-from sgn_serve.ray_cluster import RayOptions, Size
+from sgn_serve.common import ray_cluster
+from sgn_serve.common.ray_cluster import RayOptions, Size
 from sgn_serve.settings import Settings
 from tests.gpu_tasks import GpuWorker, gpu_experiment, gpu_task
 from training.common.ray_tasks import connected

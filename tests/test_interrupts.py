@@ -30,7 +30,7 @@ class Interrupt:
         elif Interrupt.since_package:
             Interrupt.since_package += 1
         handler = signal.getsignal(signal.SIGINT)
-        if getattr(handler, "__module__", "") == "sgn_serve.interrupts":
+        if getattr(handler, "__module__", "") == "sgn_serve.common.interrupts":
             Interrupt.imports += 1
         if Interrupt.imports == int(os.environ["MOMENT"]) or Interrupt.since_package - Interrupt.imports > 20:
             sys.meta_path.remove(self)
@@ -50,7 +50,7 @@ class Before:
     # process then: what is imported later takes seconds.
     def find_spec(self, name, path=None, target=None):
         ours = name.partition(".")[0] in os.environ["PACKAGES"].split()
-        if getattr(signal.getsignal(signal.SIGINT), "__module__", "") == "sgn_serve.interrupts":
+        if getattr(signal.getsignal(signal.SIGINT), "__module__", "") == "sgn_serve.common.interrupts":
             print("before:", *seen, flush=True)
             os._exit(0)
         if seen or ours:
@@ -121,7 +121,7 @@ def test_nothing_slow_is_imported_before_ctrl_c_is_quiet(tmp_path, package):
     command = next(name for name in commands() if name.partition(".")[0] == package)
     _, printed = interrupted(tmp_path, ["-m", command, "--help"], planted=BEFORE)
     seen = printed.rpartition("before: ")[2].split()
-    assert "sgn_serve.interrupts" in seen
+    assert "sgn_serve.common.interrupts" in seen
     assert not {"typing", "threading", "contextlib", "re"} & {*seen}
 
 
@@ -235,7 +235,7 @@ def main():
     return 7
 
 sys.argv[0] = "-m"
-from sgn_serve.interrupts import end_quietly
+from sgn_serve.common.interrupts import end_quietly
 end_quietly()
 sys.exit(main())
 """

@@ -1,5 +1,5 @@
 """Training and judging self-gradient networks and their baselines."""
 
-from sgn_serve.interrupts import end_quietly
+from sgn_serve.common.interrupts import end_quietly
 
 end_quietly()

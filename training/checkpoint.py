@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sgn_serve.error_text import first_line, is_utf8, one_line
-from sgn_serve.graph_format import CHECKPOINT_FORMAT, MAX_SIDE, METADATA_KEY
+from sgn_serve.common.error_text import first_line, is_utf8, one_line
+from sgn_serve.common.graph_format import CHECKPOINT_FORMAT, MAX_SIDE, METADATA_KEY
 from sgn_serve.pictures.resizing import RESIZES
-from training.common.endings import lacks_memory
 from training.common.errors import TrainingError
+from training.common.exits import lacks_memory
 from training.common.files import damaged_part, write_atomically
 from training.common.given_paths import CHECKPOINT_OR_WEIGHTS
 from training.data.automatic_split import AutomaticSplit

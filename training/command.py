@@ -6,8 +6,8 @@ Nothing here imports PyTorch before the options are checked, for that takes seco
 import os
 from pathlib import Path
 
-from sgn_serve.error_text import say
-from sgn_serve.interrupts import importing
+from sgn_serve.common.error_text import say
+from sgn_serve.common.interrupts import importing
 from training.common.errors import TrainingError
 from training.common.given_paths import require_file
 from training.config import TIMM_WEIGHTS, TrainConfig

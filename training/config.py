@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from sgn_serve.graph_format import MAX_SIDE
+from sgn_serve.common.graph_format import MAX_SIDE
 from sgn_serve.pictures.resizing import Resize
 from training.common.command_line import INTENSITY, LARGEST_FLOAT, Option, OptionError, flag
 from training.common.described_options import check_options

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sgn_serve.command_parser import CommandParser, file_to_write, whole_number
-from sgn_serve.error_text import say
+from sgn_serve.common.command_parser import CommandParser, file_to_write, whole_number
+from sgn_serve.common.error_text import say
 from training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
 from training.common.command_line import number
 from training.common.errors import TrainingError

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from sgn_serve.error_text import first_line
+from sgn_serve.common.error_text import first_line
 from training.common.command_line import OptionError
 from training.common.devices import free_memory, gib
 from training.config import TrainConfig, check_side

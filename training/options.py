@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sgn_serve.command_parser import CommandParser
+from sgn_serve.common.command_parser import CommandParser
 from training.common import run_files
 from training.common.command_line import OptionError, flag
 from training.common.described_options import DescribedOption, add_options, described_options, given_options

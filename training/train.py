@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import MAX_SIDE, METADATA_KEY
-from sgn_serve.termination import terminable
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import MAX_SIDE, METADATA_KEY
+from sgn_serve.common.termination import terminable
 from training.checkpoint import CheckpointError, CheckpointInfo
 from training.common import run_files
 from training.common.devices import default_device
-from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.errors import TrainingError
+from training.common.exits import ENDINGS, allocations_told, print_ending
 from training.common.files import WriteError
 from training.config import TrainConfig, check_side
 from training.data.automatic_split import AutomaticSplit, Part

@@ -32,8 +32,8 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service.load import multipart_request
 from benchmarks.service.server import ended_by_sigterm
-from sgn_serve.error_text import say, system_errors_as
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.common.error_text import say, system_errors_as
+from sgn_serve.common.graph_format import file_sha256
 
 RESULT = ROOT / "results" / "endurance.json"
 BUNDLED = ROOT / "sgn_serve" / "bundled" / "model.onnx"

@@ -24,7 +24,7 @@ from benchmarks.engines.process import AskedProcess
 from benchmarks.errors import BenchmarkError
 from export.check.agreement import STEP_SIZE, STEPS
 from export.check.pictures import pictures_under
-from sgn_serve import markdown
+from sgn_serve.common import markdown
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import BUNDLED_MODEL, Settings

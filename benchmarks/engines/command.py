@@ -37,8 +37,8 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from export.check.pictures import PicturesError
 from export.kernels.onnx_functions import library_path
-from sgn_serve import markdown
-from sgn_serve.error_text import first_line, say
+from sgn_serve.common import markdown
+from sgn_serve.common.error_text import first_line, say
 
 RESULT = ROOT / "results" / "engines.json"
 WORKER = "benchmarks.engines.worker"

@@ -23,7 +23,7 @@ from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
 from export.rewrite import rewrite
 from export.rewrite.linear_layers import keep_linear_layers
 from export.rewrite.precision import lower_precision
-from sgn_serve.graph_format import INPUT, PLAIN_LOGITS
+from sgn_serve.common.graph_format import INPUT, PLAIN_LOGITS
 from training.checkpoint import load_checkpoint, save_checkpoint
 
 IMAGE_SIZE = (32, 32)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import torch
 
-from sgn_serve.onnx_runtime import start_session
+from sgn_serve.common.onnx_runtime import start_session
 
 SIZES = (512, 1024, 2048)
 SECONDS = 1.0

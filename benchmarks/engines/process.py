@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command_line import ROOT
-from sgn_serve.error_text import first_line
+from sgn_serve.common.error_text import first_line
 
 
 class AskedProcess:

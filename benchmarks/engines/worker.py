@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.engines.process import answer_lines, peak_mb
-from sgn_serve.graph_format import INPUT
-from sgn_serve.onnx_runtime import start_session
+from sgn_serve.common.graph_format import INPUT
+from sgn_serve.common.onnx_runtime import start_session
 
 BatchRunner = Callable[[int], object]
 """A function that runs one batch of so many pictures."""

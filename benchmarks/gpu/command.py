@@ -45,8 +45,8 @@ from benchmarks.gpu.contenders import (
     network_of,
 )
 from benchmarks.provenance import commit
-from sgn_serve import markdown
-from sgn_serve.error_text import first_line, say
+from sgn_serve.common import markdown
+from sgn_serve.common.error_text import first_line, say
 from training.common.errors import TrainingError
 from training.common.provenance import current_versions
 from training.networks.self_gradient import SelfGradientNetwork

@@ -19,8 +19,8 @@ from export.kernels import operators
 from export.network_passes import passes_of
 from export.rewrite import rewrite, store_weights
 from export.rewrite.precision import lower_precision
-from sgn_serve.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
-from sgn_serve.onnx_runtime import start_session
+from sgn_serve.common.graph_format import INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.onnx_runtime import start_session
 from training.networks.self_gradient import SelfGradientNetwork
 
 REFERENCE = "eager, one pass"

@@ -37,8 +37,8 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.provenance import commit, processor, versions
 from benchmarks.service import server
 from benchmarks.service.server import free_port, service_command, service_environment, wait_until_ready
-from sgn_serve import markdown
-from sgn_serve.error_text import say
+from sgn_serve.common import markdown
+from sgn_serve.common.error_text import say
 from sgn_serve.telemetry.ledger import STAGES
 
 RESULT = ROOT / "results" / "service.json"

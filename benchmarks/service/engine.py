@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sgn_serve.graph_format import INPUT, LOGITS
-from sgn_serve.onnx_runtime import start_session
+from sgn_serve.common.graph_format import INPUT, LOGITS
+from sgn_serve.common.onnx_runtime import start_session
 
 
 def pictures_per_second(graph: Path, threads: int, batch: int, seconds: float) -> float:

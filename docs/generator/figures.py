@@ -48,8 +48,8 @@ from release.hostile import report as hostile
 from release.hostile.recipes import MOST_STEPS
 from release.paired import in_words
 from release.referee_figures import conclusion
+from sgn_serve.common.graph_format import MAX_EXAMPLES, MAX_EXAMPLES_BYTES
 from sgn_serve.decoder_processes import child, decoder, job, lane, large_pictures
-from sgn_serve.graph_format import MAX_EXAMPLES, MAX_EXAMPLES_BYTES
 from sgn_serve.http import body_limits, connections, error_form, rate_limit, shutdown
 from sgn_serve.pictures import decoding
 from sgn_serve.process import supervisor

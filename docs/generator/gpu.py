@@ -5,7 +5,7 @@ from typing import Any
 from docs.generator.markdown import figures_table
 from docs.generator.results import percent, result
 from release.paired import sign_test
-from sgn_serve.markdown import table
+from sgn_serve.common.markdown import table
 from training.attacks.rows import Family, RowId, State
 from training.config import BATCH_SIZE
 from training.evaluate.report import saved_rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sgn_serve.markdown import table
+from sgn_serve.common.markdown import table
 
 
 def words_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -16,8 +16,8 @@ from export.capture.layers import LayerTracker, layer_of_operator
 from export.capture.traceable import traceable_calls
 from export.errors import CaptureError, operator_in
 from export.network_passes import Passes
-from sgn_serve.error_text import first_line
-from sgn_serve.graph_format import INPUT
+from sgn_serve.common.error_text import first_line
+from sgn_serve.common.graph_format import INPUT
 from training.networks.self_gradient import SelfGradientNetwork
 
 TRACED_BATCH = 2

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from export.check.verify import GraphRunner
 from export.options import ENOUGH_PICTURES
-from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS
+from sgn_serve.common.graph_format import LOGITS, PLAIN_LOGITS
 from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.attacks.views import held_view
 from training.networks.self_gradient import SelfGradientNetwork

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from export.errors import ExportError
 from export.options import PICTURES
-from sgn_serve.error_text import system_errors_as
+from sgn_serve.common.error_text import system_errors_as
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
 from sgn_serve.pictures.folders import Skipped, find_pictures, skipped_folder

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from export.errors import CaptureError
-from sgn_serve.error_text import first_line
+from sgn_serve.common.error_text import first_line
 from training.networks.errors import ArchitectureError
 from training.networks.self_gradient import SelfGradientNetwork
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from export.errors import ExportError
 from export.network_passes import Passes
-from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from training.networks.self_gradient import SelfGradientNetwork
 
 BATCH_SIZES = (1, 4, 7)

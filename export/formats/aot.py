@@ -22,8 +22,8 @@ from export.formats.output_names import OUTPUT_NAMES_KEY, joined, require_output
 from export.formats.placement import move_graph
 from export.output import writing
 from export.rewrite import store_weights
-from sgn_serve.error_text import first_line
-from sgn_serve.graph_format import INPUT
+from sgn_serve.common.error_text import first_line
+from sgn_serve.common.graph_format import INPUT
 
 CPU = torch.device("cpu")
 

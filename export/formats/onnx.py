@@ -22,9 +22,9 @@ from export.check.extreme_gradients import SecondPassRunner
 from export.check.verify import GraphRunner, UnusableGraphError
 from export.errors import CaptureError, operator_in
 from export.formats.output_names import require_outputs
-from sgn_serve.error_text import first_line
-from sgn_serve.graph_format import INPUT, LOGITS, SELF_GRADIENT
-from sgn_serve.onnx_runtime import start_session
+from sgn_serve.common.error_text import first_line
+from sgn_serve.common.graph_format import INPUT, LOGITS, SELF_GRADIENT
+from sgn_serve.common.onnx_runtime import start_session
 
 OPSET = 18
 """The newest opset that torch.onnx writes without a conversion; every runtime of the last three years reads it."""

@@ -14,9 +14,9 @@ from export.check.verify import GraphRunner, UnusableGraphError
 from export.errors import ExportError
 from export.formats.onnx import second_pass_of
 from export.formats.output_names import require_outputs
-from sgn_serve.error_text import first_line
-from sgn_serve.graph_format import INPUT, LOGITS, PRECISION_KEY, SELF_GRADIENT
-from sgn_serve.openvino_runtime import import_openvino
+from sgn_serve.common.error_text import first_line
+from sgn_serve.common.graph_format import INPUT, LOGITS, PRECISION_KEY, SELF_GRADIENT
+from sgn_serve.common.openvino_runtime import import_openvino
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 """OpenVINO's names of our precisions."""

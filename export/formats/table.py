@@ -29,8 +29,8 @@ from export.onnx_passes.tiny_convolutions import write_tiny_convolutions_as_prod
 from export.onnx_passes.winograd import write_wide_convolutions_by_winograd
 from export.rewrite.input_gradients import write_input_gradients_as_convolutions
 from export.rewrite.masks import scale_masks_by_convolutions
-from sgn_serve.graph_format import BF16, PRECISION_KEY
-from sgn_serve.openvino_runtime import written_for_openvino
+from sgn_serve.common.graph_format import BF16, PRECISION_KEY
+from sgn_serve.common.openvino_runtime import written_for_openvino
 
 Save = Callable[[fx.GraphModule, Mapping[str, str], Path], None]
 """Function that writes a graph: takes the rewritten graph, the metadata and the file to write."""
@@ -93,7 +93,7 @@ def to_openvino(graph: fx.GraphModule, metadata: Mapping[str, str]) -> ModelProt
     """Translate a rewritten graph into an ONNX model in the form that OpenVINO runs fastest.
 
     Masks select instead of multiplying, and the image's gradient is an ordinary convolution too. Wide convolutions are
-    not replaced. The service writes any graph so when it loads it; see sgn_serve.openvino_runtime.
+    not replaced. The service writes any graph so when it loads it; see sgn_serve.common.openvino_runtime.
     """
     write_input_gradients_as_convolutions(graph, fewest_channels=1)
     model = to_onnx(graph, metadata)

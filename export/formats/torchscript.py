@@ -15,8 +15,8 @@ from export.errors import CaptureError, operator_in
 from export.formats.output_names import OUTPUT_NAMES_KEY, joined, require_outputs
 from export.rewrite import store_weights
 from export.rewrite.sizes import ask_sizes_as_methods
-from sgn_serve.error_text import first_line
-from sgn_serve.graph_format import LOGITS, SELF_GRADIENT
+from sgn_serve.common.error_text import first_line
+from sgn_serve.common.graph_format import LOGITS, SELF_GRADIENT
 
 
 def save_torchscript(graph: fx.GraphModule, metadata: Mapping[str, str], path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from release.gpu import pictures
 from release.gpu.stage import Run, Skip, main
 from release.gpu.train import PLAIN, RESNET_18, SELF_GRADIENT, checkpoint
-from sgn_serve.confidence import interval_95
+from sgn_serve.common.confidence import interval_95
 from training.attacks import base, gradient_attack
 from training.attacks.auto_attack import GradientStage, Square
 from training.attacks.registry import AnyAttack

@@ -26,10 +26,10 @@ from release.gpu.stage import CORE_MINUTES, SKIPPED, Settings
 from release.gpu.summary import line, summary
 from release.gpu.supervise import GRACE_SECONDS, Outcome, supervise
 from release.recipes import COSTS
-from sgn_serve.command_parser import folder_to_write
-from sgn_serve.error_text import say
-from sgn_serve.interrupts import INTERRUPTED
-from sgn_serve.termination import TERMINATED, Terminated, terminable
+from sgn_serve.common.command_parser import folder_to_write
+from sgn_serve.common.error_text import say
+from sgn_serve.common.interrupts import INTERRUPTED
+from sgn_serve.common.termination import TERMINATED, Terminated, terminable
 from training.common.errors import TrainingError
 
 MINUTES = (9.0, 3.0)

@@ -19,7 +19,7 @@ from release.gpu import pictures
 from release.gpu.attacks import ITERATIONS, rows
 from release.gpu.stage import ARCHITECTURES, Run, Skip, main
 from release.recipes import COMMON, CORE_MINUTES_OF_AN_EPOCH, COSTS, RECIPES
-from sgn_serve.confidence import interval_95
+from sgn_serve.common.confidence import interval_95
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.common.files import write_atomically
 from training.data.batches import to_float

@@ -9,7 +9,7 @@ from typing import Any
 
 from release.gpu.record import NAME, SAYS, Record
 from release.gpu.supervise import seconds_until
-from sgn_serve.termination import TERMINATED, Terminated, terminable
+from sgn_serve.common.termination import TERMINATED, Terminated, terminable
 
 SKIPPED = 75
 """Exit status of a stage that cannot run on this machine. The last line of its output is the reason."""

@@ -33,9 +33,9 @@ from release.hostile.report import ANSWER_SECONDS, MEMORY_MB, SMALL_SECONDS, exc
 from release.hostile.seeds import FORMATS, seeds
 from release.hostile.server import Server, running_server
 from release.hostile.session import Session, available_bytes, session
-from sgn_serve.error_text import say
-from sgn_serve.interrupts import INTERRUPTED
-from sgn_serve.termination import TERMINATED, Terminated, terminable
+from sgn_serve.common.error_text import say
+from sgn_serve.common.interrupts import INTERRUPTED
+from sgn_serve.common.termination import TERMINATED, Terminated, terminable
 from training.common.errors import TrainingError
 from training.common.files import write_atomically
 from training.common.provenance import git_commit

@@ -15,7 +15,7 @@ from random import Random
 
 from benchmarks.errors import BenchmarkError
 from release.hostile.recipes import FILE, Recipe, digest
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from training.common.files import write_atomically
 
 INDEX = "index.json"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from release.hostile.fuzz import CROWDS
-from sgn_serve import markdown
+from sgn_serve.common import markdown
 
 MEMORY_MB = 300.0
 ANSWER_SECONDS = 5.0

@@ -9,11 +9,11 @@ from starlette.routing import BaseRoute, Route
 
 from sgn_serve.api.form import IMAGES, read_form
 from sgn_serve.api.openapi.document import bentoml_schema, describe_api
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.http.paths import CLASSIFY, CLASSIFY_BATCH
 from sgn_serve.http.prefix import prefix_of
 from sgn_serve.http.request_id import request_id
 from sgn_serve.records import Error, ErrorAnswer, Predictions
-from sgn_serve.refusals import Refusal
 from sgn_serve.serving.predictor import PredictorSlot
 from sgn_serve.telemetry import metrics
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from sgn_serve.api.infer_request import BLOCK_PARAMETER, HEADER_LENGTH, InferRequest
 from sgn_serve.api.served_models import VERSION, ServedModel, tensor
-from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.classifier import Logits
 from sgn_serve.records import AUTO
 

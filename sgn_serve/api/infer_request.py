@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sgn_serve.api.json_body import MAX_VALUES, JsonError, count_values
 from sgn_serve.api.number_lists import flatten, parse_with_arrays
 from sgn_serve.api.served_models import ServedModel
-from sgn_serve.error_text import is_utf8
-from sgn_serve.graph_format import INPUT, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.error_text import is_utf8
+from sgn_serve.common.graph_format import INPUT, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.http.errors import RequestError
 from sgn_serve.records import AUTO, SelfGradient
 

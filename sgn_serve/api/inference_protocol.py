@@ -21,7 +21,7 @@ from sgn_serve.api.infer_request import HEADER_LENGTH, largest_body, parse_reque
 from sgn_serve.api.json_body import parse_beside
 from sgn_serve.api.model_statistics import model_statistics
 from sgn_serve.api.served_models import VERSION, ServedModel, served_models
-from sgn_serve.graph_format import SELF_GRADIENT
+from sgn_serve.common.graph_format import SELF_GRADIENT
 from sgn_serve.http.body_limits import limit_time
 from sgn_serve.http.errors import NOT_READY, RequestError
 from sgn_serve.http.paths import MODEL_PATHS, PROTOCOL, PROTOCOL_LIVE, PROTOCOL_READY

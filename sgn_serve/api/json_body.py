@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, TypeVar
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 
 ON_LOOP_BYTES = 4 * 1024
 """A larger body is parsed in a thread: the event loop has others to answer."""

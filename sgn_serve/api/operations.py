@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from sgn_serve.http.errors import RequestError
 from sgn_serve.http.paths import METRICS
-from sgn_serve.process.supervised import supervisor_pid
+from sgn_serve.process.worker_start import supervisor_pid
 from sgn_serve.serving.predictor import PredictorSlot
 from sgn_serve.serving.reloading import Reloader
 from sgn_serve.telemetry import metrics

@@ -9,7 +9,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-from sgn_serve.termination import Terminated, exit_status
+from sgn_serve.common.termination import Terminated, exit_status
 
 Result = TypeVar("Result")
 

@@ -18,7 +18,7 @@ from sgn_serve.classify.items import Item
 from sgn_serve.classify.reading import Reader, Unread
 from sgn_serve.classify.rows import Row, answer_rows, error_row
 from sgn_serve.classify.window import Window
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from sgn_serve.inference.classifier import Classifier, Logits, needs_second_pass
 from sgn_serve.inference.graph import Graph, read_graph
 from sgn_serve.pictures.errors import PictureRefused

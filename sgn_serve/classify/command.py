@@ -4,13 +4,13 @@ import argparse
 import os
 import sys
 
-from sgn_serve.command_parser import CommandParser, file_to_write, positive_number
-from sgn_serve.error_text import encodable, say
-from sgn_serve.interrupts import INTERRUPTED, importing
-from sgn_serve.ray_cluster import add_ray_options, ray_options
-from sgn_serve.refusals import ServingError, refused
+from sgn_serve.common.command_parser import CommandParser, file_to_write, positive_number
+from sgn_serve.common.error_text import encodable, say
+from sgn_serve.common.interrupts import INTERRUPTED, importing
+from sgn_serve.common.ray_cluster import add_ray_options, ray_options
+from sgn_serve.common.refusals import ServingError, refused
+from sgn_serve.common.termination import TERMINATED, Terminated, terminable
 from sgn_serve.settings import Settings, flag_of, settings_table, with_flags
-from sgn_serve.termination import TERMINATED, Terminated, terminable
 
 PROGRAM = "python -m sgn_serve.classify"
 

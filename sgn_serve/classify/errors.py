@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sgn_serve.error_text import system_errors_as
-from sgn_serve.refusals import ServingError
+from sgn_serve.common.error_text import system_errors_as
+from sgn_serve.common.refusals import ServingError
 
 _MISSING_PYARROW = 'pyarrow, which is not installed; install it with pip install "self-gradient-networks[classify]"'
 _GOES_ON = "once that is mended, the same command with --resume goes on"

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from sgn_serve.classify.errors import ClassifyError, needs_pyarrow
 from sgn_serve.classify.rows import COLUMNS, Row
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 
 _JSON = json.JSONEncoder(ensure_ascii=False)
 _LONGEST_CELL = 1 << 30

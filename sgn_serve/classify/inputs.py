@@ -21,7 +21,7 @@ from sgn_serve.classify.items import Item, item_of_file, shown
 from sgn_serve.classify.objects import is_object, object_items
 from sgn_serve.classify.tables import table_items
 from sgn_serve.classify.unfinished import is_unfinished_run
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.common.graph_format import file_sha256
 from sgn_serve.pictures.files import SUFFIXES
 from sgn_serve.pictures.folders import Skipped, walk_pictures
 

@@ -14,10 +14,10 @@ from urllib.parse import SplitResult, urlsplit
 from sgn_serve.classify.background import BackgroundCall
 from sgn_serve.classify.errors import ClassifyError, needs_pyarrow_for
 from sgn_serve.classify.items import Item, item_of_file, shown
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.termination import Terminated
 from sgn_serve.pictures.files import SUFFIXES
 from sgn_serve.pictures.folders import Reason, Skipped, skipped_folder
-from sgn_serve.termination import Terminated
 
 _GOOGLE = b"gs://"
 _SCHEMES = (b"s3://", _GOOGLE)

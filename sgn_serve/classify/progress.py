@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self, TextIO
 
-from sgn_serve.error_text import visible
+from sgn_serve.common.error_text import visible
 
 _TERMINAL_SECONDS = 0.2
 _LOG_SECONDS = 30.0

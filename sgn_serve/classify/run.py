@@ -20,15 +20,15 @@ from sgn_serve.classify.on_ray.pool import Pool
 from sgn_serve.classify.progress import Progress
 from sgn_serve.classify.rows import COLUMNS, Row
 from sgn_serve.classify.unfinished import Manifest, PartsFolder
+from sgn_serve.common.ray_cluster import RayOptions, require_ray
+from sgn_serve.common.termination import check_terminated
 from sgn_serve.inference.classifier import ENGINE_NAMES
 from sgn_serve.inference.engines import EngineError
 from sgn_serve.process.version import package_version
-from sgn_serve.ray_cluster import RayOptions, require_ray
 from sgn_serve.records import ModelCard
 from sgn_serve.serving.engine_choice import FLOAT32, EngineChoice
 from sgn_serve.setting_types import AUTO_ENGINE, ONNX_RUNTIME
 from sgn_serve.settings import PREFIX, Settings, check_threads
-from sgn_serve.termination import check_terminated
 
 _NUMBERS = ("top_k", "max_batch", "max_bytes", "max_pixels", "decode_seconds", "threads")
 """Settings that rows depend on, as they are given."""

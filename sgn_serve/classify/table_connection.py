@@ -30,7 +30,7 @@ from sgn_serve.classify.table_messages import (
     Cell,
     receive,
 )
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from sgn_serve.process.bare_program import start_bare
 
 MEMORY, MEMORY_A_BYTE, MOST_MEMORY = 1 << 30, 3, 7 << 30

@@ -32,8 +32,8 @@ from sgn_serve.classify.table_messages import (
     Cell,
     receive,
 )
-from sgn_serve.error_text import one_line
-from sgn_serve.parent_process import end_with_starting_thread
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.parent_process import end_with_starting_thread
 from sgn_serve.process import confinement
 
 _BUFFER = 1 << 20

@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from sgn_serve.common.parent_process import end_with_starting_thread
 from sgn_serve.decoder_processes import child
 from sgn_serve.decoder_processes.job import Job
 from sgn_serve.decoder_processes.messages import ENDED, FORK, NO_MEMORY_STATUS, ORDER
-from sgn_serve.parent_process import end_with_starting_thread
 from sgn_serve.process.confinement import close_other_files
 
 READY = b"R"

@@ -1,4 +1,4 @@
-"""Limits of one connection, and of all of them: sgn_serve/http/uvicorn_connection.py keeps them."""
+"""Limits of one connection, and of all of them: sgn_serve/http/uvicorn/connection.py keeps them."""
 
 import logging
 import resource

@@ -6,10 +6,10 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.http.access_log import ASK_TIMING, SERVER_TIMING
 from sgn_serve.http.errors import refusal_response
 from sgn_serve.http.request_id import HEADER
-from sgn_serve.refusals import Refusal
 
 
 class CrossOrigin(CORSMiddleware):

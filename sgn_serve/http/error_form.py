@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.http.errors import CLIENT_GONE, NOT_READY, error_response, note_error, refusal_response
 from sgn_serve.http.request_id import request_id
-from sgn_serve.refusals import Refusal
 
 logger = logging.getLogger("bentoml.sgn_serve")
 

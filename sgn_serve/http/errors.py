@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
+from sgn_serve.common.refusals import CODES, Refusal
 from sgn_serve.http.paths import is_protocol
 from sgn_serve.http.request_id import request_id
-from sgn_serve.refusals import CODES, Refusal
 
 NOT_READY = "the network does not answer, or this server is about to end"
 
@@ -83,7 +83,7 @@ class RequestError(Refusal):
     """A request that cannot be answered, where the answer needs headers of its own.
 
     Args:
-        code: One of sgn_serve.refusals.CODES, which has a status in STATUS.
+        code: One of sgn_serve.common.refusals.CODES, which has a status in STATUS.
         message: A sentence for people: what is wrong, and the fix where there is one.
         headers: Headers that the answer must have too.
         retry_after: See Refusal.

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.http.paths import PROBES
 from sgn_serve.http.proxies import TrustedProxies
-from sgn_serve.refusals import Refusal
 
 _SIGNS = ("origin", "referer", "sec-fetch-site")
 """Headers that browsers send, and programs do not. Sec-Fetch-Mode is none of them: Node.js sends it too."""

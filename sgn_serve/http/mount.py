@@ -40,7 +40,7 @@ class OurRoutesFirst:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to our application, and everything else to BentoML's."""
         if scope["type"] == "lifespan":
-            from sgn_serve.http.uvicorn_internals import RunningServer  # the supervisor, which imports us, does without
+            from sgn_serve.http.uvicorn.internals import RunningServer  # the supervisor, which imports us, does without
 
             server = RunningServer.find()
             if server is not None:

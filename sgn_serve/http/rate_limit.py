@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.http.paths import is_open
-from sgn_serve.refusals import Refusal
 
 _LONGEST_WAIT_SECONDS = 86_400
 MAX_CLIENTS = 10_000

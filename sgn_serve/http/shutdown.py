@@ -8,10 +8,10 @@ from types import FrameType
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.http.connections import NEW_CONNECTION, ConnectionLimits
-from sgn_serve.http.uvicorn_internals import RunningServer
-from sgn_serve.process.supervised import CHECK_SECONDS, is_worker, supervisor_pid
-from sgn_serve.refusals import Refusal
+from sgn_serve.http.uvicorn.internals import RunningServer
+from sgn_serve.process.worker_start import CHECK_SECONDS, is_worker, supervisor_pid
 
 _LONGEST_ANSWER_SECONDS = 60
 """Time that uvicorn waits for requests at the end, a little more than one may take. Later ones are cut off."""

@@ -2,8 +2,8 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.http.connections import WEBSOCKET
-from sgn_serve.refusals import Refusal
 
 
 class RefuseWebSockets:

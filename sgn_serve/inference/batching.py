@@ -29,10 +29,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sgn_serve.common.refusals import Overloaded
 from sgn_serve.inference.batch_contract import Answered, BatchLimits, BatchRun, LogitsFunction, Observer
 from sgn_serve.inference.classifier import Logits, needs_second_pass
 from sgn_serve.records import AUTO, SelfGradient
-from sgn_serve.refusals import Overloaded
 
 logger = logging.getLogger("bentoml.sgn_serve")
 

@@ -9,8 +9,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from sgn_serve.error_text import one_line
-from sgn_serve.graph_format import BF16, INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.graph_format import BF16, INPUT, LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.onnx_runtime import CPU
 from sgn_serve.inference.engines import (
     EngineError,
     OpenVinoSession,
@@ -19,7 +20,6 @@ from sgn_serve.inference.engines import (
     resolve_providers,
 )
 from sgn_serve.inference.graph import Description, Graph, GraphError
-from sgn_serve.onnx_runtime import CPU
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.setting_types import ONNX_RUNTIME, OPENVINO
 

@@ -10,9 +10,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from sgn_serve.onnx_runtime import CPU, start_session
-from sgn_serve.openvino_runtime import compile_model
-from sgn_serve.refusals import ServingError
+from sgn_serve.common.onnx_runtime import CPU, start_session
+from sgn_serve.common.openvino_runtime import compile_model
+from sgn_serve.common.refusals import ServingError
 
 CUDA = "CUDAExecutionProvider"
 

@@ -12,8 +12,8 @@ import onnx
 from onnx.external_data_helper import load_external_data_for_model
 from onnx.utils import Extractor
 
-from sgn_serve.error_text import one_line
-from sgn_serve.graph_format import (
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.graph_format import (
     AUTO_KEY,
     BF16_KEY,
     CHECKPOINT_FORMAT,
@@ -26,7 +26,7 @@ from sgn_serve.graph_format import (
     SELF_GRADIENT,
     SHA256_KEY,
 )
-from sgn_serve.refusals import ServingError
+from sgn_serve.common.refusals import ServingError
 
 MAX_NAME_BYTES = 1024
 """Longest class name, in bytes of UTF-8: every answer carries some of them."""

@@ -7,7 +7,7 @@ from itertools import cycle, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.inference.classifier import Classifier
 
 FIRST_BATCH = 3

@@ -10,7 +10,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as ExifTag
 from PIL.JpegImagePlugin import JpegImageFile
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from sgn_serve.pictures import corrections, gamma, icons, resizing, webp
 from sgn_serve.pictures.errors import (
     DamagedImage,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
-from sgn_serve.error_text import visible
+from sgn_serve.common.error_text import visible
 from sgn_serve.pictures.files import SUFFIXES
 
 _ARCHIVERS = ("__MACOSX",)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image, features
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 
 
 @dataclass(frozen=True)

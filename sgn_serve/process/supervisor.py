@@ -15,10 +15,10 @@ from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from sgn_serve.error_text import say
+from sgn_serve.common.error_text import say
 from sgn_serve.process.bentoml_internals import BentomlArbiter, use_arbiter
 from sgn_serve.process.page_path import PAGE
-from sgn_serve.process.supervised import CANNOT_SERVE, PID_VARIABLE
+from sgn_serve.process.worker_start import CANNOT_SERVE, PID_VARIABLE
 
 logger = logging.getLogger("bentoml.sgn_serve")
 

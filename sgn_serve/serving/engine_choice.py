@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from sgn_serve.error_text import one_line
-from sgn_serve.graph_format import BF16, BF16_KEY, GRAPH_SHA256_FIELD, MIN_AGREEMENT
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.graph_format import BF16, BF16_KEY, GRAPH_SHA256_FIELD, MIN_AGREEMENT
 from sgn_serve.inference.classifier import ENGINE_NAMES, Classifier, Logits
 from sgn_serve.inference.engines import CUDA, EngineError
 from sgn_serve.inference.graph import Graph, GraphError, checked_measured

@@ -4,8 +4,8 @@ import base64
 import binascii
 from dataclasses import dataclass
 
-from sgn_serve.error_text import one_line
-from sgn_serve.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES, MAX_EXAMPLES_BYTES, examples_path
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.graph_format import EXAMPLES_FORMAT, MAX_EXAMPLES, MAX_EXAMPLES_BYTES, examples_path
 from sgn_serve.inference.graph import Graph
 from sgn_serve.records import Example, Examples
 from sgn_serve.serving.companions import read_companion

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgn_serve.error_text import one_line
-from sgn_serve.graph_format import GRAPH_SHA256_FIELD, MAX_FIGURES_BYTES, SHA256_KEY, figures_path, same_eps
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.graph_format import GRAPH_SHA256_FIELD, MAX_FIGURES_BYTES, SHA256_KEY, figures_path, same_eps
 from sgn_serve.inference.graph import Graph
 from sgn_serve.serving.companions import read_companion
 

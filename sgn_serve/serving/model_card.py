@@ -8,8 +8,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from sgn_serve.error_text import one_line
-from sgn_serve.graph_format import AUTO_KEY, BACKGROUND_FIELD, METADATA_KEY, figures_path
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.graph_format import AUTO_KEY, BACKGROUND_FIELD, METADATA_KEY, figures_path
 from sgn_serve.inference.graph import Description, Graph, GraphError, checked_measured, json_size
 from sgn_serve.pictures.colours import RGB, colour_text, parse_colour
 from sgn_serve.pictures.decoding import WHITE

@@ -8,6 +8,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.decoder_processes.decoder import DecoderLimits
 from sgn_serve.decoder_processes.job import PictureOptions
 from sgn_serve.decoder_processes.sharing import SharedDecoder
@@ -21,7 +22,6 @@ from sgn_serve.pictures.heat_map import heat_map_png
 from sgn_serve.pictures.input_png import input_png
 from sgn_serve.process.version import package_version
 from sgn_serve.records import AUTO, ModelCard, Prediction, SelfGradient
-from sgn_serve.refusals import Refusal
 from sgn_serve.serving.answers import predict
 from sgn_serve.serving.engine_choice import EngineChoice, engine_used, start_chosen
 from sgn_serve.serving.examples import read_examples

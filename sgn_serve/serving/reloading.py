@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from sgn_serve.error_text import one_line
-from sgn_serve.graph_format import examples_path, figures_path, file_sha256
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.graph_format import examples_path, figures_path, file_sha256
+from sgn_serve.common.refusals import Refusal, ServingError
 from sgn_serve.inference.graph import MOST_GRAPH_BYTES, read_graph
 from sgn_serve.process.garbage import freeze_long_lived_objects
-from sgn_serve.refusals import Refusal, ServingError
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.serving.trial import check_unchanged, try_model_beside
 from sgn_serve.settings import Settings

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.common.graph_format import file_sha256
+from sgn_serve.common.refusals import ServingError
 from sgn_serve.process.cores import usable_cores
-from sgn_serve.refusals import ServingError
 from sgn_serve.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,17 +12,17 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.onnx_runtime import CPU
+from sgn_serve.common.parent_process import end_with_starting_thread
+from sgn_serve.common.refusals import ServingError
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.engines import EngineError, resolve_providers
 from sgn_serve.inference.graph import Graph, GraphError, read_graph
 from sgn_serve.inference.output_check import NetworkOutputError, check_outputs
-from sgn_serve.onnx_runtime import CPU
-from sgn_serve.parent_process import end_with_starting_thread
 from sgn_serve.process.confinement import bound_resources
 from sgn_serve.process.cores import usable_cores
 from sgn_serve.process.signal_thread import unblock_signals
-from sgn_serve.refusals import ServingError
 from sgn_serve.serving.engine_choice import FLOAT32, EngineChoice, engine_used, start_chosen
 from sgn_serve.serving.examples import read_examples
 from sgn_serve.serving.model_card import model_card

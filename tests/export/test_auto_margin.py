@@ -14,7 +14,7 @@ from PIL import Image
 import export.auto_margin
 from export.auto_margin import AutoRequest, auto_metadata, validation_pictures
 from export.command import main, parse_arguments
-from sgn_serve.graph_format import AUTO_KEY
+from sgn_serve.common.graph_format import AUTO_KEY
 from sgn_serve.inference.graph import read_graph
 from tests.export.networks import checkpoint_info, randomise
 from training.checkpoint import build_model, load_checkpoint, save_checkpoint

@@ -15,7 +15,7 @@ from export.check.agreement import Agreement
 from export.command import main, parse_arguments
 from export.formats.openvino import OpenVinoError
 from export.output import SystemRefusal
-from sgn_serve.graph_format import AUTO_KEY
+from sgn_serve.common.graph_format import AUTO_KEY
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.process.processor import bfloat16_products

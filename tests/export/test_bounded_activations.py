@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from export.formats.table import ONNX, Format
-from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from tests.export.engines import FORMATS, IMAGE_SIZE, InEveryEngine
 
 

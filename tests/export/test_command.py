@@ -20,7 +20,7 @@ import export.formats.table
 from export.check.verify import Verification
 from export.command import main
 from export.figures import judge_command
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.common.graph_format import file_sha256
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.pictures.files import read_rgb
 from sgn_serve.serving.examples import read_examples

@@ -13,7 +13,7 @@ from docs.generator.constructs import CONSTRUCTS, Construct
 from export.check.verify import Verification, VerificationError
 from export.errors import CaptureError
 from export.exporter import export_onnx
-from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from tests.training.checkpoints import tiny_info
 from training.networks.self_gradient import SelfGradientBlock, SelfGradientNetwork
 

@@ -25,7 +25,7 @@ from export.examples import (
     steps_of,
     write_examples,
 )
-from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY
+from sgn_serve.common.graph_format import METADATA_KEY, SHA256_KEY
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.records import Examples
 from sgn_serve.serving.examples import read_examples

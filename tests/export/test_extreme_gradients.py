@@ -14,7 +14,7 @@ from export.check.verify import TOLERANCES, UnusableGraphError, VerificationErro
 from export.formats.onnx import onnx_second_pass
 from export.formats.table import TORCHSCRIPT, Format
 from export.formats.torchscript import torchscript_second_pass
-from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
+from sgn_serve.common.graph_format import LOGITS, PLAIN_LOGITS, SELF_GRADIENT
 from sgn_serve.settings import BUNDLED_MODEL
 from tests.export.engines import FORMATS, IMAGE_SIZE, InEveryEngine
 from tests.export.extremes import BrightnessScaled, assert_equal_at_extremes, pictures_by_brightness

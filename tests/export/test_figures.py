@@ -15,7 +15,7 @@ from export.figures import (
     stale_figures,
     write_figures,
 )
-from sgn_serve.graph_format import figures_path, file_sha256
+from sgn_serve.common.graph_format import figures_path, file_sha256
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.serving.model_card import model_card
 from sgn_serve.settings import Settings

@@ -20,7 +20,7 @@ from export.command import main
 from export.formats.onnx import to_onnx
 from export.options import PICTURES
 from export.reduced import AGREEMENT_KEY, ERRORS_KEY, Reduced, export_reduced
-from sgn_serve.graph_format import PRECISION_KEY
+from sgn_serve.common.graph_format import PRECISION_KEY
 from tests.export.check.test_verify import replace_value
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, OUTPUTS, checkpoint_info, randomise

@@ -10,7 +10,7 @@ from torch import nn
 from release import auto
 from release.auto import attack_auto, judged_before, on_pictures
 from release.bundle import auto_figures
-from sgn_serve.graph_format import AUTO_KEY, file_sha256
+from sgn_serve.common.graph_format import AUTO_KEY, file_sha256
 from sgn_serve.inference.graph import checked_measured
 from training.attacks.rows import RowId
 from training.data.loading import choose_pictures

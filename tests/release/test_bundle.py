@@ -4,7 +4,7 @@ import pytest
 
 from release import bundle
 from release.bundle import BundleError, copy_run, readme_table
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.common.graph_format import file_sha256
 from training.attacks.rows import RowId
 from training.evaluate.report import FORMAT
 

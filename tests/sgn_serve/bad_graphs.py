@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sgn_serve.graph_format import INPUT, METADATA_KEY, PLAIN_LOGITS, SHA256_KEY
+from sgn_serve.common.graph_format import INPUT, METADATA_KEY, PLAIN_LOGITS, SHA256_KEY
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, save_tiny_graph
 
 Change = Callable[[onnx.ModelProto], None]

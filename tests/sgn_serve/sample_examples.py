@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from sgn_serve.graph_format import EXAMPLES_FORMAT
+from sgn_serve.common.graph_format import EXAMPLES_FORMAT
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHA256
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sgn_serve.graph_format import EXAMPLES_FORMAT, FIGURES_FORMAT, examples_path, figures_path
+from sgn_serve.common.graph_format import EXAMPLES_FORMAT, FIGURES_FORMAT, examples_path, figures_path
 from sgn_serve.records import Examples
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHA256
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sgn_serve.graph_format import INPUT, LOGITS, METADATA_KEY, PLAIN_LOGITS, SELF_GRADIENT, SHA256_KEY
+from sgn_serve.common.graph_format import INPUT, LOGITS, METADATA_KEY, PLAIN_LOGITS, SELF_GRADIENT, SHA256_KEY
 
 CLASS_NAMES = ("red", "green", "blue")
 SHA256 = "0123456789abcdef" * 4

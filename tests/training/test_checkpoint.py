@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sgn_serve.graph_format import METADATA_KEY
+from sgn_serve.common.graph_format import METADATA_KEY
 from tests.training.checkpoints import tiny_info
 from training.checkpoint import (
     CHECKSUM_KEY,

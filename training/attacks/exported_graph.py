@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sgn_serve.error_text import one_line
-from sgn_serve.graph_format import GRAPH_SHA256_FIELD, INPUT, LOGITS, PLAIN_LOGITS, PRECISION_KEY, SHA256_KEY
-from sgn_serve.onnx_runtime import start_session
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.graph_format import GRAPH_SHA256_FIELD, INPUT, LOGITS, PLAIN_LOGITS, PRECISION_KEY, SHA256_KEY
+from sgn_serve.common.onnx_runtime import start_session
 from training.attacks.base import AttackOn, TargetModel
 from training.attacks.names import graph_fix
 from training.attacks.rows import RowFilter, RowId

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sgn_serve.command_parser import did_you_mean
+from sgn_serve.common.command_parser import did_you_mean
 from training.common.errors import TrainingError
 
 PAPER_STEPS = (10, 20, 40, 100)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from sgn_serve.command_parser import did_you_mean
+from sgn_serve.common.command_parser import did_you_mean
 from training.common.errors import TrainingError
 
 INTENSITY = "units of pixel intensity"

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from sgn_serve.command_parser import file_to_write, path_text
+from sgn_serve.common.command_parser import file_to_write, path_text
 from training.common.command_line import INTENSITY, Option, flag, number
 
 

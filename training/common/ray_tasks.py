@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sgn_serve.ray_cluster import TRIES, Cluster, Head, RayError, check_found, reason_of_loss, wait_for
+from sgn_serve.common.ray_cluster import TRIES, Cluster, Head, RayError, check_found, reason_of_loss, wait_for
 from training.common.errors import TrainingError
 
 GO_ON = "the same command goes on"

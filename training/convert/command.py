@@ -6,9 +6,9 @@ Nothing here imports PyTorch before the options are checked, for that takes seco
 import argparse
 from collections.abc import Sequence
 
-from sgn_serve.command_parser import CommandParser
-from sgn_serve.error_text import say
-from sgn_serve.interrupts import importing
+from sgn_serve.common.command_parser import CommandParser
+from sgn_serve.common.error_text import say
+from sgn_serve.common.interrupts import importing
 from training.common.described_options import add_options, given_options
 from training.common.errors import TrainingError
 from training.convert.options import Options

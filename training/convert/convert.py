@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from sgn_serve.error_text import say, visible
+from sgn_serve.common.error_text import say, visible
 from training.checkpoint import BlockConfig, CheckpointInfo, build_model, save_checkpoint
-from training.common.endings import MORE_MEMORY, allocations_told, print_ending
 from training.common.errors import TrainingError
+from training.common.exits import MORE_MEMORY, allocations_told, print_ending
 from training.config import TrainConfig
 from training.convert.options import Options
 from training.data.class_names import CIFAR10, read_class_names

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from sgn_serve.graph_format import MAX_SIDE
+from sgn_serve.common.graph_format import MAX_SIDE
 from training.common import run_files
 from training.common.command_line import INTENSITY, Option, OptionError, number
 from training.common.described_options import check_options

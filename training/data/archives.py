@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from sgn_serve.pictures.files import SUFFIXES
 from training.data.automatic_split import Split
 from training.data.datasets import ARCHIVES, Archive

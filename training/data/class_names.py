@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from sgn_serve.command_parser import did_you_mean
+from sgn_serve.common.command_parser import did_you_mean
 from training.common.command_line import OptionError
 
 CIFAR10 = "cifar10"

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.common.graph_format import file_sha256
 from sgn_serve.pictures.folders import Skipped, find_pictures, skipped_folder, walk_pictures
 
 _PARTS = ("train", "test")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from training.common.errors import TrainingError
 from training.evaluate.measuring import Trial
 from training.networks.self_gradient import SelfGradientNetwork

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from sgn_serve.error_text import visible
+from sgn_serve.common.error_text import visible
 from training.evaluate.row_plan import PlannedRow
 
 

@@ -7,9 +7,9 @@ import argparse
 import shlex
 import sys
 
-from sgn_serve.command_parser import CommandParser
-from sgn_serve.error_text import say
-from sgn_serve.interrupts import importing
+from sgn_serve.common.command_parser import CommandParser
+from sgn_serve.common.error_text import say
+from sgn_serve.common.interrupts import importing
 from training.attacks.names import ATTACKS, PRESET_CALLS, PRESET_MEANING, PRESETS
 from training.common.described_options import add_options, given_options
 from training.common.errors import TrainingError

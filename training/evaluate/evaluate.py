@@ -2,13 +2,13 @@
 
 from contextlib import ExitStack, closing
 
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import SHA256_KEY, file_sha256
-from sgn_serve.ray_cluster import Cluster
-from sgn_serve.termination import terminable
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import SHA256_KEY, file_sha256
+from sgn_serve.common.ray_cluster import Cluster
+from sgn_serve.common.termination import terminable
 from training.common import run_files
 from training.common.devices import default_device
-from training.common.endings import ENDINGS, allocations_told, print_ending
+from training.common.exits import ENDINGS, allocations_told, print_ending
 from training.common.ray_tasks import connected
 from training.evaluate.attack_bars import print_above
 from training.evaluate.gradient_oracle import judge_oracle

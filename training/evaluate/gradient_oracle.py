@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sgn_serve.markdown import table
+from sgn_serve.common.markdown import table
 from training.attacks.projected_gradient import ProjectedGradientAscent
 from training.common.files import write_atomically
 from training.evaluate.measuring import Trial

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from sgn_serve.command_parser import did_you_mean
-from sgn_serve.error_text import one_line
+from sgn_serve.common.command_parser import did_you_mean
+from sgn_serve.common.error_text import one_line
 from training.evaluate.any_module import JudgeError
 from training.evaluate.options import MODULE_EXAMPLE, function_of
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sgn_serve.markdown import table
+from sgn_serve.common.markdown import table
 from training.evaluate.checklist import Finding, of_consequence
 from training.evaluate.report import CONVERGENCE, SLOW_DOWN, Report
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import SHA256_KEY, file_sha256
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import SHA256_KEY, file_sha256
 from training.attacks.base import AttackOn
 from training.attacks.black_box import SourceNetwork
 from training.attacks.exported_graph import ExportedGraph

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sgn_serve.confidence import interval_95
-from sgn_serve.markdown import table
+from sgn_serve.common.confidence import interval_95
+from sgn_serve.common.markdown import table
 from training.attacks.base import AttackOn
 from training.attacks.rows import AUTO_ATTACK_ROWS, CLEAN, STATES, RowId, State, any_matches
 from training.common.files import write_atomically

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sgn_serve.error_text import say
+from sgn_serve.common.error_text import say
 from training.attacks.base import AttackOn
 from training.attacks.exported_graph import ExportedGraph
 from training.attacks.rows import RowId

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from training.common.errors import TrainingError
 
 FIX = "pass another --report, or delete that file to measure anew"

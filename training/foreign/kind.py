@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from sgn_serve.graph_format import CHECKPOINT_FORMAT, METADATA_KEY
+from sgn_serve.common.graph_format import CHECKPOINT_FORMAT, METADATA_KEY
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 """First bytes of what torch.save writes, now and before PyTorch 1.6. A .safetensors file begins with its header's

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from sgn_serve.error_text import say
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.common.error_text import say
+from sgn_serve.common.graph_format import file_sha256
 from training.checkpoint import CheckpointInfo, build_model, load_checkpoint
 from training.common.provenance import current_versions, git_commit
 from training.data.datasets import IMAGE_FOLDER

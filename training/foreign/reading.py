@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sgn_serve.error_text import first_line
-from sgn_serve.graph_format import METADATA_KEY
-from training.common.endings import lacks_memory
+from sgn_serve.common.error_text import first_line
+from sgn_serve.common.graph_format import METADATA_KEY
+from training.common.exits import lacks_memory
 from training.common.files import damaged_part
 from training.foreign.errors import WeightsError
 from training.foreign.kind import LFS_POINTER

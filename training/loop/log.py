@@ -4,7 +4,7 @@ import csv
 import io
 from pathlib import Path
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from training.common import run_files
 from training.common.errors import TrainingError
 from training.common.files import WriteError, write_atomically

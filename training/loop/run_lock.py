@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from sgn_serve.error_text import say
+from sgn_serve.common.error_text import say
 from training.common.errors import TrainingError
 from training.common.file_locks import NoLocks, lock
 from training.common.files import WriteError

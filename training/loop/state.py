@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from training.common.errors import TrainingError
 from training.common.files import damaged_part, write_atomically
 from training.config import TrainConfig

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from training.attacks.views import check_view
 from training.checkpoint import (
     BlockConfig,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from sgn_serve.command_parser import did_you_mean
+from sgn_serve.common.command_parser import did_you_mean
 from training.networks.errors import ArchitectureError
 
 TIMM_PREFIX = "timm:"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sgn_serve.error_text import first_line
+from sgn_serve.common.error_text import first_line
 from training.networks.errors import ArchitectureError
 
 

@@ -9,10 +9,10 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from sgn_serve.command_parser import USAGE_ERROR, CommandParser, folder_to_write
-from sgn_serve.error_text import say
-from sgn_serve.interrupts import importing
-from sgn_serve.ray_cluster import RayError, add_ray_options, ray_options, require_ray
+from sgn_serve.common.command_parser import USAGE_ERROR, CommandParser, folder_to_write
+from sgn_serve.common.error_text import say
+from sgn_serve.common.interrupts import importing
+from sgn_serve.common.ray_cluster import RayError, add_ray_options, ray_options, require_ray
 from training.common.devices import check_threads
 from training.common.errors import TrainingError
 from training.data.datasets import DATASETS, require_root

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sgn_serve.error_text import say
+from sgn_serve.common.error_text import say
 from training.common import run_files
 from training.config import TrainConfig
 from training.data.automatic_split import AutomaticSplit, Part

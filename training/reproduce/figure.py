@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sgn_serve.markdown import table
+from sgn_serve.common.markdown import table
 from training.checkpoint import load_checkpoint
 from training.data.automatic_split import Part
 from training.data.batches import to_float

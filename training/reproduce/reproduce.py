@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sgn_serve.ray_cluster import RayOptions
-from sgn_serve.termination import terminable
+from sgn_serve.common.ray_cluster import RayOptions
+from sgn_serve.common.termination import terminable
 from training.common.devices import check_threads
-from training.common.endings import ENDINGS, print_ending
+from training.common.exits import ENDINGS, print_ending
 from training.common.files import write_atomically
 from training.common.provenance import current_versions, git_commit
 from training.data.datasets import IMAGE_SIZE

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sgn_serve.markdown import table as markdown_table
+from sgn_serve.common.markdown import table as markdown_table
 from training.attacks.base import block_state
 from training.attacks.rows import RowId, State
 from training.evaluate.gradient_oracle import FORMAT as ORACLE_FORMAT

@@ -6,7 +6,7 @@ from typing import Any
 
 from sgn_serve.api.infer_request import DATATYPES, HEADER_LENGTH
 from sgn_serve.api.served_models import VERSION, output_names, served_models
-from sgn_serve.graph_format import INPUT
+from sgn_serve.common.graph_format import INPUT
 from sgn_serve.http.paths import MODEL_PATHS, PROTOCOL, PROTOCOL_LIVE, PROTOCOL_READY
 from sgn_serve.inference.graph import Description
 from sgn_serve.records import AUTO

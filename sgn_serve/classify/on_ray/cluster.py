@@ -1,7 +1,7 @@
 """Connect to the Ray cluster that classifies, and count the workers that it has room for."""
 
-from sgn_serve import ray_cluster
-from sgn_serve.ray_cluster import RayOptions, Size, fitting_size
+from sgn_serve.common import ray_cluster
+from sgn_serve.common.ray_cluster import RayOptions, Size, fitting_size
 
 GO_ON = "the same command with --resume goes on"
 

@@ -16,12 +16,12 @@ from sgn_serve.classify.on_ray.worker import Started, Worker
 from sgn_serve.classify.reading import UNREADABLE
 from sgn_serve.classify.rows import Row, error_row
 from sgn_serve.classify.tables import can_be_opened
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.ray_cluster import LOOK_SECONDS, PROCESS_ENDED, TRIES, Head, Size, reason_of_loss, wait_for
+from sgn_serve.common.refusals import ServingError
 from sgn_serve.inference.engines import CUDA, EngineError
 from sgn_serve.process.version import package_version
-from sgn_serve.ray_cluster import LOOK_SECONDS, PROCESS_ENDED, TRIES, Head, Size, reason_of_loss, wait_for
 from sgn_serve.records import ModelCard
-from sgn_serve.refusals import ServingError
 from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
 

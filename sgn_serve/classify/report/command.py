@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sgn_serve.command_parser import CommandParser, folder_to_write
-from sgn_serve.error_text import encodable
-from sgn_serve.interrupts import importing
-from sgn_serve.refusals import ServingError, refused
+from sgn_serve.common.command_parser import CommandParser, folder_to_write
+from sgn_serve.common.error_text import encodable
+from sgn_serve.common.interrupts import importing
+from sgn_serve.common.refusals import ServingError, refused
 
 PROGRAM = "python -m sgn_serve.classify.report"
 

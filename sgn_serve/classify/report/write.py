@@ -11,9 +11,9 @@ from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.formats import write_whole
 from sgn_serve.classify.report.counts import BINS, Counts, count_answers
 from sgn_serve.classify.report.pictures import MOST_LABELS, draw_confusion, draw_histogram
-from sgn_serve.confidence import interval_95
-from sgn_serve.error_text import say, system_errors_as
-from sgn_serve.markdown import table
+from sgn_serve.common.confidence import interval_95
+from sgn_serve.common.error_text import say, system_errors_as
+from sgn_serve.common.markdown import table
 
 _WORST = 20
 """Most frequent mistakes that the page lists."""

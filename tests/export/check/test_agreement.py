@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from export.check.agreement import BATCH, Agreement, agreements_json, measure_agreement
-from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS
+from sgn_serve.common.graph_format import LOGITS, PLAIN_LOGITS
 from tests.export.networks import network_around
 from training.networks.self_gradient import SelfGradientNetwork
 

@@ -15,7 +15,7 @@ from export.command import main
 from export.formats.aot import CompilerError, aot_runner, require_compiler
 from export.network_passes import passes_of
 from export.reduced import AGREEMENT_KEY, ERRORS_KEY
-from sgn_serve.graph_format import PRECISION_KEY, SHA256_KEY, file_sha256
+from sgn_serve.common.graph_format import PRECISION_KEY, SHA256_KEY, file_sha256
 from tests.export.extremes import BrightnessScaled, assert_equal_at_extremes, pictures_by_brightness
 from tests.export.networks import OUTPUTS, checkpoint_info, randomise
 from training.checkpoint import build_model, load_checkpoint, save_checkpoint

@@ -20,7 +20,7 @@ from export.formats.onnx import onnx_runner, to_onnx
 from export.network_passes import Passes, passes_of
 from export.options import PICTURES
 from export.rewrite import rewrite
-from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY, file_sha256
+from sgn_serve.common.graph_format import METADATA_KEY, SHA256_KEY, file_sha256
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, checkpoint_info, network_around, randomise
 from training.checkpoint import CheckpointInfo, build_model, load_checkpoint, save_checkpoint

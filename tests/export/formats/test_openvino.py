@@ -20,7 +20,7 @@ from export.command import main
 from export.formats.openvino import OpenVinoError, openvino_runner, require_openvino
 from export.formats.table import to_openvino
 from export.rewrite import rewrite
-from sgn_serve.graph_format import PRECISION_KEY
+from sgn_serve.common.graph_format import PRECISION_KEY
 from tests.export.conftest import Exported
 from tests.export.networks import IMAGE_SIZE, OUTPUTS
 

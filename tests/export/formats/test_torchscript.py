@@ -25,7 +25,7 @@ from export.formats.torchscript import save_torchscript, torchscript_runner
 from export.network_passes import passes_of
 from export.options import PICTURES
 from export.rewrite import rewrite
-from sgn_serve.graph_format import METADATA_KEY, SHA256_KEY, file_sha256
+from sgn_serve.common.graph_format import METADATA_KEY, SHA256_KEY, file_sha256
 from tests.export.networks import IMAGE_SIZE, network_around
 from tests.needs_timm import NEEDS_TIMM
 from training.checkpoint import load_checkpoint

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from sgn_serve.api.form import IMAGE, IMAGES, _parse, _parse_parts
 from sgn_serve.api.whole_form import first_line, read_whole_form
-from sgn_serve.refusals import Refusal
+from sgn_serve.common.refusals import Refusal
 from tests.sgn_serve.asking import RED
 from tests.sgn_serve.forms import IMAGE_HEADER, multipart
 

@@ -24,7 +24,6 @@ from PIL import Image
 
 from benchmarks.local_ray import START_SECONDS, joined_node, local_cluster
 from release.kill_classify import make_inputs
-from sgn_serve import ray_cluster
 from sgn_serve.classify.errors import ClassifyError
 from sgn_serve.classify.items import Item
 from sgn_serve.classify.on_ray import pool as pool_module
@@ -33,8 +32,9 @@ from sgn_serve.classify.on_ray.pool import Chunk, Pool
 from sgn_serve.classify.reading import DAMAGED_TABLE, UNREADABLE
 from sgn_serve.classify.rows import error_row
 from sgn_serve.classify.unfinished import PartsFolder
+from sgn_serve.common import ray_cluster
+from sgn_serve.common.ray_cluster import PROCESS_ENDED, RayError, RayOptions, Size, fitting_size
 from sgn_serve.process.version import package_version
-from sgn_serve.ray_cluster import PROCESS_ENDED, RayError, RayOptions, Size, fitting_size
 from sgn_serve.serving.engine_choice import EngineChoice
 from sgn_serve.settings import Settings
 from tests.local_ray import kill_head, wait_until, workers
@@ -157,7 +157,7 @@ def test_auto_without_an_address_is_the_cluster_of_this_machine_with_all_its_nod
 
 CLIENT = """
 import sys
-from sgn_serve import ray_cluster
+from sgn_serve.common import ray_cluster
 ray_cluster.HEAD_SECONDS = 1.0
 from sgn_serve.classify.command import main
 sys.exit(main())

@@ -11,7 +11,7 @@ from PIL import Image
 from sgn_serve.classify.formats import FORMATS
 from sgn_serve.classify.report.command import main
 from sgn_serve.classify.rows import Row, error_row
-from sgn_serve.confidence import interval_95
+from sgn_serve.common.confidence import interval_95
 
 TRUE = ["cat"] * 6 + ["dog"] * 4 + ["cat"]
 GIVEN = ["cat"] * 5 + ["dog"] + ["dog"] * 2 + ["cat", "bird"] + [None]

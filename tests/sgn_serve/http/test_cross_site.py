@@ -2,8 +2,8 @@
 
 import pytest
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.http.cross_site import RefuseOtherSites
-from sgn_serve.refusals import Refusal
 from sgn_serve.settings import Settings
 from tests.sgn_serve.asgi import ask
 from tests.sgn_serve.asking import RED, check_error

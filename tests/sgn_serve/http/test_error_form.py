@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from sgn_serve.api.form import read_form
+from sgn_serve.common.refusals import CODES, Overloaded, Refusal
 from sgn_serve.http import error_form
 from sgn_serve.http.error_form import FormatErrors
 from sgn_serve.http.errors import STATUS, RequestError, refusal_rows
 from sgn_serve.http.request_id import AssignRequestIds
-from sgn_serve.refusals import CODES, Overloaded, Refusal
 from sgn_serve.settings import Settings
 
 

@@ -5,10 +5,10 @@ import socket
 import httpx
 import pytest
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.http.connections import PEER
 from sgn_serve.http.foreign_hosts import RefuseForeignHosts
 from sgn_serve.http.paths import PROBES
-from sgn_serve.refusals import Refusal
 from sgn_serve.settings import Settings, SettingsError
 from tests.sgn_serve.asgi import ask
 from tests.sgn_serve.asking import RED, check_error

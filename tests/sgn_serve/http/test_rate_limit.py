@@ -1,9 +1,9 @@
 import pytest
 from starlette.responses import PlainTextResponse
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.http import rate_limit
 from sgn_serve.http.rate_limit import RateLimit
-from sgn_serve.refusals import Refusal
 from tests.sgn_serve.asgi import ask
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sgn_serve.common.refusals import Overloaded
 from sgn_serve.inference.batch_contract import BatchLimits, Observer
 from sgn_serve.inference.batching import Batcher
 from sgn_serve.inference.classifier import Logits
-from sgn_serve.refusals import Overloaded
 
 LIMITS = BatchLimits(max_batch=32, batch_seconds=0.1, max_wait=0.004, max_queue=32)
 

@@ -6,10 +6,10 @@ import onnx
 import onnxruntime
 import pytest
 
+from sgn_serve.common.openvino_runtime import import_openvino
 from sgn_serve.inference.classifier import Classifier, needs_second_pass, softmax
 from sgn_serve.inference.engines import EngineError, resolve_providers
 from sgn_serve.inference.graph import GraphError, read_graph
-from sgn_serve.openvino_runtime import import_openvino
 from sgn_serve.settings import BUNDLED_MODEL
 from tests.sgn_serve.tiny_graph import SHIFT, save_tiny_graph
 

@@ -5,8 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from sgn_serve import graph_format
-from sgn_serve.graph_format import LOGITS, PLAIN_LOGITS
+from sgn_serve.common import graph_format
+from sgn_serve.common.graph_format import LOGITS, PLAIN_LOGITS
 from sgn_serve.inference.graph import GraphError, read_graph
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, SHA256, save_tiny_graph
 

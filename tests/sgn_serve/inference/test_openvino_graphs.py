@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from sgn_serve.common.onnx_runtime import start_session
+from sgn_serve.common.openvino_runtime import compile_model, written_for_openvino
 from sgn_serve.inference.classifier import Classifier
 from sgn_serve.inference.graph import read_graph
-from sgn_serve.onnx_runtime import start_session
-from sgn_serve.openvino_runtime import compile_model, written_for_openvino
 from sgn_serve.settings import BUNDLED_MODEL
 
 needs_openvino = pytest.mark.skipif(

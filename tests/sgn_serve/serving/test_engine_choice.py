@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from sgn_serve.graph_format import BF16_KEY, file_sha256
+from sgn_serve.common.graph_format import BF16_KEY, file_sha256
 from sgn_serve.inference import engines
 from sgn_serve.inference.engines import EngineError
 from sgn_serve.inference.graph import Graph, GraphError, read_graph

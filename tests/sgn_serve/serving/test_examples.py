@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from sgn_serve.graph_format import figures_path
+from sgn_serve.common.graph_format import figures_path
 from sgn_serve.inference.graph import read_graph
 from sgn_serve.serving.examples import GivenExamples, read_examples
 from sgn_serve.serving.figures import read_figures

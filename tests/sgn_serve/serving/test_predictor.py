@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.decoder_processes.large_pictures import MAX_WAITING
 from sgn_serve.decoder_processes.sharing import SharedDecoder
 from sgn_serve.inference.graph import read_graph
@@ -21,7 +22,6 @@ from sgn_serve.pictures.errors import (
     UnsupportedPixels,
 )
 from sgn_serve.records import Prediction
-from sgn_serve.refusals import Refusal
 from sgn_serve.serving.predictor import Predictor
 from sgn_serve.settings import Settings
 from tests.sgn_serve.decoder_processes import faults

@@ -16,9 +16,9 @@ import httpx
 import psutil
 import pytest
 
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.common.graph_format import file_sha256
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.inference.graph import GraphError, read_graph
-from sgn_serve.refusals import Refusal
 from sgn_serve.serving import reloading
 from sgn_serve.serving.predictor import Predictor, PredictorSlot
 from sgn_serve.serving.reloading import Reloader, fingerprint

@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Route, expect
 
 from export.examples import scaled
-from sgn_serve.graph_format import examples_path
+from sgn_serve.common.graph_format import examples_path
 from sgn_serve.settings import BUNDLED_MODEL
 from tests.sgn_serve.browser import watched_page
 from tests.sgn_serve.page_driver import (

@@ -1,6 +1,6 @@
 import torch
 
-from sgn_serve.confidence import interval_95
+from sgn_serve.common.confidence import interval_95
 from training.attacks import gradient_attack
 from training.attacks.black_box import RandomNoise, SourceNetwork, Transfer
 from training.attacks.gradient_attack import Attack

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from release.disagreement import example_pictures
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.common.graph_format import file_sha256
 from training.attacks.black_box import SourceNetwork
 from training.attacks.exported_graph import ExportedGraph, ExportedGraphError
 from training.attacks.registry import Context, build_attacks

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import pytest
 
-from sgn_serve.command_parser import CommandParser
+from sgn_serve.common.command_parser import CommandParser
 from training.common.command_line import INTENSITY, Option, OptionError, flag, number
 from training.common.described_options import add_options, given_options
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sgn_serve.ray_cluster import TRIES, Cluster
+from sgn_serve.common.ray_cluster import TRIES, Cluster
 from training.common.ray_tasks import OnRayError, Tasks, Words
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sgn_serve.graph_format import METADATA_KEY
+from sgn_serve.common.graph_format import METADATA_KEY
 from tests.training import checkpoints
 from training.attacks import gradient_attack
 from training.attacks.rows import STATES, RowId

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from benchmarks.local_ray import local_cluster
-from sgn_serve import ray_cluster
-from sgn_serve.ray_cluster import Cluster, RayError
+from sgn_serve.common import ray_cluster
+from sgn_serve.common.ray_cluster import Cluster, RayError
 from tests.local_ray import kill_head, wait_until, workers
 from tests.short_attacks import shorten
 from tests.training import checkpoints
@@ -198,7 +198,7 @@ def test_a_run_goes_on_where_it_did_not_begin(begun_on_ray, cluster, judging, wh
 
 CLIENT = """
 import sys
-from sgn_serve import ray_cluster
+from sgn_serve.common import ray_cluster
 from tests.short_attacks import shorten
 from tests.training.evaluate.fragile_task import stopping_task
 from training.evaluate.command import main

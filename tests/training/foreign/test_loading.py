@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from export.command import main as export
-from sgn_serve.graph_format import METADATA_KEY, file_sha256
+from sgn_serve.common.graph_format import METADATA_KEY, file_sha256
 from tests.training.checkpoints import save_untrained, tiny_info
 from tests.training.foreign.references import Normalised, PreActReference, WideReference, lively
 from tests.training.tiny_run import arguments

@@ -20,8 +20,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sgn_serve import ray_cluster
-from sgn_serve.ray_cluster import Cluster, RayError
+from sgn_serve.common import ray_cluster
+from sgn_serve.common.ray_cluster import Cluster, RayError
 from tests.local_ray import wait_until, workers
 from tests.training.reproduce.short_child import KILL, short_experiment
 from tests.training.reproduce.smoke_runs import result, smoke

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from sgn_serve.error_text import first_line
-from sgn_serve.ray_cluster import Cluster
+from sgn_serve.common.error_text import first_line
+from sgn_serve.common.ray_cluster import Cluster
 from training.attacks.base import AttackOn
-from training.common.endings import allocations_told
 from training.common.errors import TrainingError
+from training.common.exits import allocations_told
 from training.common.ray_tasks import OnRayError, Tasks, Words, task_of
 from training.evaluate.checks import Check
 from training.evaluate.measuring import BatchResult

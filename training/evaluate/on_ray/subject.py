@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sgn_serve.error_text import one_line
-from sgn_serve.graph_format import file_sha256
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.graph_format import file_sha256
 from training.attacks.base import AttackOn
 from training.attacks.exported_graph import ExportedGraph, ExportedGraphError
 from training.common.errors import TrainingError

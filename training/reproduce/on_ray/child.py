@@ -8,7 +8,7 @@ import runpy
 import signal
 import sys
 
-from sgn_serve.parent_process import end_with_starting_thread
+from sgn_serve.common.parent_process import end_with_starting_thread
 from training.parallel.parent import end_with_parent
 
 

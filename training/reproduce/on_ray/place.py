@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sgn_serve.error_text import one_line
+from sgn_serve.common.error_text import one_line
 from training.common.errors import TrainingError
 from training.common.file_locks import lock
 from training.common.files import write_atomically

@@ -9,8 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from sgn_serve.error_text import one_line, say
-from sgn_serve.ray_cluster import RayOptions, fitting_size
+from sgn_serve.common.error_text import one_line, say
+from sgn_serve.common.ray_cluster import RayOptions, fitting_size
 from training.common.errors import TrainingError
 from training.common.files import WriteError
 from training.common.ray_tasks import GO_ON, OnRayError, Tasks, Words, connected, task_of

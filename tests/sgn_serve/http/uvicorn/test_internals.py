@@ -5,12 +5,12 @@ import inspect
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from sgn_serve.http import uvicorn_internals
-from sgn_serve.http.uvicorn_internals import RunningServer, missing_parts
+from sgn_serve.http.uvicorn import internals
+from sgn_serve.http.uvicorn.internals import RunningServer, missing_parts
 
 
 def test_every_part_is_there():
-    assert missing_parts() == [], "pin uvicorn to the version before, or adapt sgn_serve/http/uvicorn_internals.py"
+    assert missing_parts() == [], "pin uvicorn to the version before, or adapt sgn_serve/http/uvicorn/internals.py"
 
 
 @pytest.mark.parametrize("name", ["on_body", "on_headers_complete"])
@@ -33,7 +33,7 @@ def test_an_attribute_that_is_gone_is_named(monkeypatch):
             self.started = self.__dict__.pop("response_started")
 
     monkeypatch.setattr(Renamed, "__signature__", inspect.signature(RequestResponseCycle), raising=False)
-    monkeypatch.setattr(uvicorn_internals, "RequestResponseCycle", Renamed)
+    monkeypatch.setattr(internals, "RequestResponseCycle", Renamed)
     (told,) = missing_parts()
     assert "has no response_started any more" in told
 

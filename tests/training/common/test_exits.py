@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from sgn_serve.termination import Terminated
+from sgn_serve.common.termination import Terminated
 from training.command import main as train
-from training.common.endings import ENDINGS, allocations_told, print_ending
 from training.common.errors import TrainingError
+from training.common.exits import ENDINGS, allocations_told, print_ending
 from training.evaluate.command import main as judge
 
 

@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import binomtest
 
-from sgn_serve.confidence import interval_95
+from sgn_serve.common.confidence import interval_95
 
 
 @pytest.mark.parametrize("pictures", [1, 2, 20, 263, 10_000, 1_000_000])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sgn_serve.refusals import ServingError, refused
+from sgn_serve.common.refusals import ServingError, refused
 
 logger = logging.getLogger("bentoml.sgn_serve")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from sgn_serve.error_text import visible
+from sgn_serve.common.error_text import visible
 
 USAGE_ERROR = 2
 """Exit status after wrong arguments."""

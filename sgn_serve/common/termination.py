@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from sgn_serve.interrupts import INTERRUPTED
+from sgn_serve.common.interrupts import INTERRUPTED
 
 TERMINATED = 143
 """Exit status after SIGTERM, by the shell's convention: 128 and the signal's number."""

@@ -1,9 +1,9 @@
 """The undocumented parts of uvicorn that the service touches, and the server that runs.
 
-uvicorn offers no limits for the cases of sgn_serve/http/uvicorn_connection.py and no hook to add them. pyproject.toml
+uvicorn offers no limits for the cases of sgn_serve/http/uvicorn/connection.py and no hook to add them. pyproject.toml
 pins its minor version to the one that was tested, and missing_parts says which part a newer one has lost.
 
-Two more modules touch such parts: uvicorn_connection.py, whose class is uvicorn's connection with limits, and
+Two more modules touch such parts: connection.py, whose class is uvicorn's connection with limits, and
 transports.py, which stands between it and its socket. What they use is listed here, so that there is one list.
 """
 
@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import Server, ServerState
 
 from sgn_serve.http.connections import ConnectionLimits
-from sgn_serve.http.uvicorn_connection import Connection
+from sgn_serve.http.uvicorn.connection import Connection
 
 
 class Part(NamedTuple):

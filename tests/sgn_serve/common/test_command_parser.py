@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from export import command as export
-from sgn_serve.command_parser import CommandParser, did_you_mean, file_to_write, folder_to_write, path_text
+from sgn_serve.common.command_parser import CommandParser, did_you_mean, file_to_write, folder_to_write, path_text
 from training.convert import command as convert
 from training.evaluate import command as evaluate
 

@@ -9,7 +9,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from sgn_serve.http.connections import ConnectionLimits
-from sgn_serve.http.uvicorn_connection import Connection
+from sgn_serve.http.uvicorn.connection import Connection
 
 BODY = b"x" * 300_000
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)

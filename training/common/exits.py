@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import torch
 
-from sgn_serve.error_text import first_line, say
-from sgn_serve.interrupts import INTERRUPTED
-from sgn_serve.termination import TERMINATED, Terminated
+from sgn_serve.common.error_text import first_line, say
+from sgn_serve.common.interrupts import INTERRUPTED
+from sgn_serve.common.termination import TERMINATED, Terminated
 from training.common.devices import gib
 from training.common.errors import TrainingError
 

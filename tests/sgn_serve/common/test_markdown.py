@@ -1,6 +1,6 @@
 import pytest
 
-from sgn_serve.markdown import table
+from sgn_serve.common.markdown import table
 
 
 def test_a_table_has_a_rule_that_aligns_its_columns():

@@ -1,6 +1,6 @@
 """uvicorn's HTTP connection with the limits that it lacks. It offers no hook for them, so its class is subclassed.
 
-uvicorn_internals.py lists the undocumented parts that are overridden and used here.
+internals.py lists the undocumented parts that are overridden and used here.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from sgn_serve.common.refusals import Refusal
 from sgn_serve.http.access_log import log_refused_connection
 from sgn_serve.http.connections import (
     LINGER_BYTES,
@@ -29,8 +30,7 @@ from sgn_serve.http.connections import (
 )
 from sgn_serve.http.errors import STATUS, refusal_response
 from sgn_serve.http.request_id import HEADER, assign_request_id
-from sgn_serve.http.transports import DeferredHead, LingeringTransport
-from sgn_serve.refusals import Refusal
+from sgn_serve.http.uvicorn.transports import DeferredHead, LingeringTransport
 
 _RETRY_SECONDS = 1
 _READ_BYTES = 64 * 1024

@@ -7,7 +7,7 @@ from starting, or a new model from being served; its message is for whoever runs
 from types import MappingProxyType
 from typing import ClassVar
 
-from sgn_serve.error_text import say
+from sgn_serve.common.error_text import say
 
 CODES = MappingProxyType(
     {
@@ -77,7 +77,7 @@ class Refusal(Exception):
     # The constructor's arguments stay in `args`, so that a refusal can be sent from one process to another.
     def __init__(self, code: str, message: str, retry_after: int | None = None):
         if code not in CODES:
-            raise LookupError(f"the code {code!r} is missing from sgn_serve.refusals.CODES")
+            raise LookupError(f"the code {code!r} is missing from sgn_serve.common.refusals.CODES")
         self.code = code
         self.message = message
         self.retry_after = retry_after

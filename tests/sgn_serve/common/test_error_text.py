@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sgn_serve.error_text import first_line, one_line, say, system_errors_as, visible
+from sgn_serve.common.error_text import first_line, one_line, say, system_errors_as, visible
 
 
 def test_first_line():
@@ -41,7 +41,7 @@ def test_every_line_for_people_goes_through_say(project_root: Path, package: str
             if any(ast.unparse(one.value) == "sys.stderr" for one in node.keywords):
                 found.append(f"{path.relative_to(project_root)}: {ast.unparse(node.args[0])}")
     allowed = {
-        "sgn_serve/error_text.py: visible(line)",
+        "sgn_serve/common/error_text.py: visible(line)",
         # several lines, and none with names of the user's files
         "release/hostile/command.py: '\\nstopped; the same command goes on from here'",
         "release/hostile/command.py: '\\n'.join(lines) if lines else 'every bound holds'",

@@ -1,6 +1,6 @@
 """Stand between a connection and its socket: close it without losing an answer, and write an answer as a whole.
 
-uvicorn_internals.py lists what is used of uvicorn's class of a request and its answer.
+internals.py lists what is used of uvicorn's class of a request and its answer.
 """
 
 import asyncio

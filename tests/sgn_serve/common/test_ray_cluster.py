@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from sgn_serve.ray_cluster import AUTO, Cluster, RayError, _last_head
+from sgn_serve.common.ray_cluster import AUTO, Cluster, RayError, _last_head
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 

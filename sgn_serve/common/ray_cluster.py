@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager, chdir, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from sgn_serve.command_parser import positive_number
-from sgn_serve.error_text import one_line
-from sgn_serve.refusals import ServingError
-from sgn_serve.termination import Terminated, check_terminated
+from sgn_serve.common.command_parser import positive_number
+from sgn_serve.common.error_text import one_line
+from sgn_serve.common.refusals import ServingError
+from sgn_serve.common.termination import Terminated, check_terminated
 
 AUTO = "auto"
 _ADDRESS = "RAY_ADDRESS"

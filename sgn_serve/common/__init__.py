@@ -1,0 +1,1 @@
+"""Help that every package here needs, and no word of pictures or HTTP."""
