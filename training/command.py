@@ -14,6 +14,7 @@ from training.config import TIMM_WEIGHTS, TrainConfig
 from training.data.datasets import require_root
 from training.loop.run_lock import LOCK
 from training.options import PROGRAM, TrainOptions, check_run, checked, parse, run_folder
+from training.options import build_parser as build_parser  # the parser of each command is found here
 
 
 def check_files(options: TrainOptions, config: TrainConfig) -> None:

@@ -127,6 +127,7 @@ def classify(options: Options, settings: Settings) -> str:
         return f"{options.output} is finished already; to make it anew, remove it"
     if folder.exists() and not options.resume:
         with folder:  # a run that still works in it is told instead: its folder must not be removed
+            folder.read_manifest()  # one of another version cannot go on
             raise ClassifyError(
                 f"{folder.path}: it holds an unfinished run; go on with --resume, or remove the folder to start again"
             )

@@ -441,6 +441,19 @@ def test_a_damaged_part_is_named_and_made_again(classify, tmp_path, monkeypatch,
     assert rows["path"].to_pylist() == [str(folder / f"{number}.png") for number in range(8)]
 
 
+@pytest.mark.parametrize("options", [[], ["--resume"]])
+def test_a_run_of_another_version_cannot_go_on(classify, tmp_path, capsys, options):
+    folder, output = pictures(tmp_path / "p", 1), tmp_path / "a.csv"
+    parts = Path(f"{output}.parts")
+    parts.mkdir()
+    (parts / "inputs").write_bytes(b"")
+    (parts / "manifest.json").write_text('{"format": 1}')
+    assert classify(folder, "--out", output, *options) == 1
+    said = f"error: {parts}: this is no run of this version; remove the folder to start again\n"
+    assert capsys.readouterr().err == said
+    assert (parts / "manifest.json").exists()
+
+
 def test_more_than_ten_million_parts_are_in_order(tmp_path):
     folder = PartsFolder(tmp_path / "a.csv", formats.FORMATS[".csv"])
     folder.path.mkdir()
