@@ -121,7 +121,7 @@ def test_every_code_has_a_status_and_a_meaning():
 
 
 def test_a_code_that_is_not_listed_cannot_be_raised():
-    with pytest.raises(LookupError, match=r"'misspelt' is missing from sgn_serve\.refusals\.CODES"):
+    with pytest.raises(LookupError, match=r"'misspelt' is missing from sgn_serve\.common\.refusals\.CODES"):
         Refusal("misspelt", "x")
 
 
