@@ -80,9 +80,9 @@ ray-image:
 PARTS := "tests/training" "tests/export" "tests --ignore tests/training --ignore tests/export"
 PYTEST := -m pytest -rfEs --durations=15 $(PYTEST_ARGS)
 
-# Five parts at a time, the longest first: whichever ends takes the next, so that all end at about the same time. Tests
-# of the service wait about as long as they compute, so that two cores have room for five. With fewer or longer parts,
-# the last ran alone for minutes, on one core. Every line says whose it is.
+# Six parts at a time, the longest first: whichever ends takes the next, so that all end at about the same time. Tests
+# of servers wait about as long as they compute, so that two cores have room for six. With fewer or longer parts, the
+# last ran alone for minutes, on one core. Every line says whose it is.
 # Tests call make themselves, which must not take itself for a part of this one.
 OUTSIDE := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL
 LANE = mkdir -p $(LOGS) && $(OUTSIDE) bash -o pipefail -c \
@@ -95,8 +95,8 @@ NONE_MARKED = $(if $(MARKED), || [ $$? = 5 ])
 # What failed is said again at the end, because the parts' lines mingle.
 define in-lanes
 @rm -rf $(1); status=0; began=$$(date +%s); \
-$(MAKE) --no-print-directory --keep-going --jobs=5 LOGS=$(1) MARKED='$(2)' \
-  test-judging test-export test-bulk test-service test-rest test-benchmarks test-hostile test-training || status=$$?; \
+$(MAKE) --no-print-directory --keep-going --jobs=6 LOGS=$(1) MARKED='$(2)' \
+  test-export test-bulk test-judging test-hostile test-service test-rest test-training test-benchmarks || status=$$?; \
 tail -qn 1 $(1)/*.log; grep -hE "^(E  |FAILED|ERROR)" $(1)/*.log | tail -n 60; \
 echo "make $@ took $$(($$(date +%s) - began)) s"; exit $$status
 endef
