@@ -197,7 +197,7 @@ def test_after_models_that_fail_their_trial_a_good_one_is_served_at_once(reloada
 @pytest.mark.thorough
 def test_requests_go_on_while_a_model_loops_in_its_trial_and_a_good_one_follows_at_once(tmp_path):
     model = save_tiny_graph(tmp_path / "tiny.onnx")
-    environment = {"SGN_MODEL": str(model), "SGN_TRIAL_SECONDS": "1", "SGN_API_TOKEN": TOKEN}
+    environment = {"SGN_MODEL": str(model), "SGN_TRIAL_SECONDS": "4", "SGN_API_TOKEN": TOKEN}
     with application_client(Settings.from_environment(environment)) as client, ThreadPoolExecutor(1) as pool:
         client.headers.update(AUTHORIZED)
         served = client.get("/model").json()["graph_sha256"]
