@@ -1,4 +1,4 @@
-"""What the command lines of benchmarks/ and release/ share: the parser, the result's file, and how an error is told."""
+"""Share between the commands of benchmarks/ and release/ the parser, the result's file, and how an error is told."""
 
 import argparse
 import functools
@@ -24,7 +24,7 @@ def command_parser(module: str, documentation: str | None) -> CommandParser:
     """Return the parser of a program.
 
     Args:
-        module: What stands behind `python -m`.
+        module: Name of the module, as behind `python -m`.
         documentation: The docstring of the program's module. Its first line, a sentence, describes the program.
     """
     return CommandParser(f"python -m {module}", description=(documentation or "").partition("\n")[0])
@@ -36,7 +36,7 @@ def add_out(parser: argparse.ArgumentParser, result: Path, about: str = "JSON fi
     Args:
         parser: The program's.
         result: The file where the option is left out, in the repository.
-        about: What the file is, in words, for --help.
+        about: The kind of file, in words, for --help.
     """
     shown = result.relative_to(ROOT).as_posix()
     parser.add_argument("--out", type=file_to_write, default=result, help=f"{about} (default: {shown})")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from export.check.agreement import agreements_json, measure_agreement
-from export.check.pictures import pictures_under
+from export.check.pictures import unseen_pictures
 from export.check.verify import GraphRunner
 from export.formats.onnx import annotate_onnx
 from export.formats.openvino import OpenVinoError, require_openvino
@@ -19,7 +19,6 @@ from export.output import replacing, writing
 from sgn_serve.common.graph_format import BF16, BF16_KEY, MIN_AGREEMENT
 from sgn_serve.common.openvino_runtime import compile_model
 from training.config import EPS
-from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network
 
 
@@ -38,8 +37,7 @@ def read_pictures(source: Source, folder: Path, count: int) -> Tensor:
         PicturesError, CheckpointError, WeightsError: See measure_bf16.
     """
     info = load_network(source)[1]
-    wanted = in_test_part(folder, info.class_names, info.split)
-    return pictures_under(folder, count, info.image_size, info.resize, wanted)
+    return unseen_pictures(folder, count, info)
 
 
 def measure_bf16(graph: Path, checkpoint: Path | Source, folder: Path, count: int) -> dict[str, Any]:

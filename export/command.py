@@ -7,6 +7,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from export.options import (
@@ -337,7 +338,8 @@ def _remove_unfinished(number: int, frame: object) -> None:
     if not UNFINISHED:
         say("interrupted")
     for partial, target in UNFINISHED.items():
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         say(f"error: interrupted; {target} was not written")
     sys.stderr.flush()
     os._exit(130)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from export.errors import ExportError
@@ -18,7 +18,7 @@ class SystemRefusal(OutputError):
 
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """Enclose what writes a file, and that alone: every other error of the system is a programming error.
+    """Tell an error of the system, such as a full disk, as one of writing. Enclose what makes and writes the content.
 
     Args:
         target: The file that the message names where the system names none.
@@ -63,7 +63,8 @@ def replacing(target: Path, checkpoint: Path) -> Iterator[Path]:
         with writing(target):
             os.replace(partial, target)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a read-only file system, which has been told
+            partial.unlink(missing_ok=True)
         UNFINISHED.pop(partial, None)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from export.capture.graph import capture
 from export.check.agreement import Agreement, agreements_json, measure_agreement
 from export.check.extreme_gradients import verify_extreme_gradients
-from export.check.pictures import pictures_under
+from export.check.pictures import unseen_pictures
 from export.check.suitability import SUITABILITY_PICTURES, require_suitable
 from export.check.verify import REDUCED_TOLERANCES, Verification, VerificationError, verify
 from export.errors import ExportError
@@ -24,7 +24,6 @@ from export.rewrite.precision import lower_precision
 from export.stages import begin
 from sgn_serve.common.graph_format import LOGITS, METADATA_KEY, PRECISION_KEY, SELF_GRADIENT, SHA256_KEY, file_sha256
 from training.config import EPS
-from training.data.picture_folder import in_test_part
 from training.foreign.loading import Source, load_network
 
 AGREEMENT_KEY = "agreement_with_float32"
@@ -130,9 +129,7 @@ def export_reduced(
     source = checkpoint if isinstance(checkpoint, Source) else Source(checkpoint)
     network, info = load_network(source, backbone)
     passes = passes_of(network)
-    # A network answers the pictures that it was trained on with more confidence, so they say less.
-    wanted = in_test_part(pictures_folder, info.class_names, info.split)
-    pictures = pictures_under(pictures_folder, reduced.pictures, info.image_size, info.resize, wanted)
+    pictures = unseen_pictures(pictures_folder, reduced.pictures, info)
     checked = pictures[:: max(1, len(pictures) // PICTURES)][:PICTURES]
     metadata = {
         METADATA_KEY: info.to_json(),

@@ -30,7 +30,7 @@ import httpx
 import torch
 from PIL import Image
 
-from benchmarks.command_line import ROOT, add_out, command_parser, write_result
+from benchmarks.command_line import ROOT, add_out, command_parser, thread_count, write_result
 from benchmarks.provenance import commit, processor, versions
 from sgn_serve.common.error_text import say, system_errors_as
 from sgn_serve.common.markdown import table
@@ -350,7 +350,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True, help="a new folder for photos, run and graph")
     add_out(parser, RESULT)
     for name, value in asdict(Size()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
+        kind = thread_count if name == "threads" else type(value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, help=f"default: {value}")
     options = parser.parse_args(arguments)
     size = Size(**{name: getattr(options, name) for name in asdict(Size())})
     try:

@@ -41,9 +41,11 @@ def read_report(path: Path) -> SavedReport:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise _no_report(path, one_line(error)) from None
-    parts = ("setting", "about")
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
-        raise _no_report(path, f"it has no {' and no '.join(parts)}")
+    if not isinstance(content, dict):
+        raise _no_report(path, "it is no JSON object")
+    missing = [part for part in ("setting", "about") if not isinstance(content.get(part), dict)]
+    if missing:
+        raise _no_report(path, f"it has no {' and no '.join(missing)}")
     try:
         rows = saved_rows(content)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # all that saved_rows names

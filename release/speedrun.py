@@ -346,7 +346,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit status."""
     options = parse(command_line)
     try:
-        check_threads(options.threads)  # a stored row's number is no concern of this machine
+        check_threads(options.threads)  # here, and not in parse, which reads rows of other machines too
         if options.threads:
             torch.set_num_threads(options.threads)
         run(options)

@@ -133,6 +133,7 @@ def test_training_evaluation_export_and_serving_read_equal_arrays(
         assert differing == []
 
 
+@pytest.mark.thorough
 def test_bulk_scoring_and_the_page_see_what_the_service_classifies(odd: list[OddPicture], tmp_path: Path) -> None:
     model = save_tiny_graph(tmp_path / "tiny.onnx")
     settings, size = Settings(model_path=model), read_graph(model).description.image_size[0]

@@ -117,6 +117,7 @@ def test_weights_of_another_program_are_converted_exported_and_can_be_served(pro
     assert "ours.onnx: 3 classes" in done.stdout
 
 
+@pytest.mark.thorough
 def test_the_service_answers_from_any_folder(programs, tmp_path):
     port = free_port()
     command = [programs / "sgn", "serve", f"--port={port}", "--top-k=3"]

@@ -173,8 +173,14 @@ def run_block(
     return run
 
 
-LONG_PAGES = ("docs/tutorials/judge-a-model.md", "docs/tutorials/own-folder.md", "docs/how-to/own-weights.md")
-"""Pages that train and judge networks."""
+LONG_PAGES = (
+    "docs/tutorials/judge-a-model.md",
+    "docs/tutorials/own-folder.md",
+    "docs/how-to/own-weights.md",
+    "docs/how-to/own-backbone.md",
+    "docs/how-to/size-the-service.md",
+)
+"""Pages that train, judge or export networks, or put load on a server."""
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from sgn_serve.common.error_text import system_errors_as
 from sgn_serve.pictures.errors import PictureRefused
 from sgn_serve.pictures.files import SUFFIXES, read_rgb
 from sgn_serve.pictures.folders import Skipped, find_pictures, skipped_folder
+from training.checkpoint import CheckpointInfo
+from training.data.picture_folder import in_test_part
 
 
 class PicturesError(ExportError):
@@ -56,6 +58,10 @@ def structured_pictures(count: int, channels: int, image_size: tuple[int, int], 
     return torch.stack(pictures).clamp(0, 1)
 
 
+_READABLE = "make it readable, or name another folder"
+"""The fix where the system refuses to read a folder of pictures, or a file in it."""
+
+
 def pictures_in(folder: Path, count: int, image_size: tuple[int, int], resize: str = "stretch") -> Tensor:
     """Read the first pictures of a folder by name, as RGB, resized to the network's image size.
 
@@ -73,8 +79,8 @@ def pictures_in(folder: Path, count: int, image_size: tuple[int, int], resize: s
     """
     paths = _find(folder, count, recursive=False)
     if len(paths) < count:
-        folders = (path for path in sorted(folder.iterdir()) if path.is_dir() and skipped_folder(path.name) is None)
-        inside = next(folders, None)
+        with system_errors_as(PicturesError, _READABLE):
+            inside = next((path for path in sorted(folder.iterdir()) if _may_hold_pictures(path)), None)
         fix = "" if inside is None else f"; folders in it are not searched: name one of them, such as {inside}"
         raise PicturesError(
             f"{folder}: {len(paths)} pictures, at least {count} are needed ({', '.join(SUFFIXES)}){fix}"
@@ -104,7 +110,9 @@ def pictures_under(
     Raises:
         PicturesError: There is no such folder, it has too few pictures, or one cannot be read.
     """
-    paths = [path for path in _find(folder, count, recursive=True) if wanted(path)]
+    found = _find(folder, count, recursive=True)
+    with system_errors_as(PicturesError, _READABLE):
+        paths = [path for path in found if wanted(path)]
     if len(paths) < count:
         raise PicturesError(
             f"{folder}: {len(paths)} pictures, but {count} are needed to compare with float32; "
@@ -113,10 +121,33 @@ def pictures_under(
     return torch.stack([_read(paths[index * len(paths) // count], image_size, resize) for index in range(count)])
 
 
+def unseen_pictures(folder: Path, count: int, info: CheckpointInfo) -> Tensor:
+    """Read pictures as pictures_under does, without those that the network was trained on.
+
+    Args:
+        folder: See pictures_under.
+        count: See pictures_under.
+        info: The checkpoint's, which may tell which pictures those are. A network answers them with more confidence.
+
+    Returns:
+        (count, 3, height, width) float32 in [0, 1].
+
+    Raises:
+        PicturesError: See pictures_under.
+    """
+    with system_errors_as(PicturesError, _READABLE):
+        wanted = in_test_part(folder, info.class_names, info.split)
+    return pictures_under(folder, count, info.image_size, info.resize, wanted)
+
+
+def _may_hold_pictures(path: Path) -> bool:
+    return path.is_dir() and skipped_folder(path.name) is None
+
+
 def _find(folder: Path, count: int, recursive: bool) -> list[Path]:
     if not folder.is_dir():
         raise PicturesError(f"{folder}: no such folder; a folder of at least {count} pictures is needed")
-    with system_errors_as(PicturesError, "name a folder that can be read"):
+    with system_errors_as(PicturesError, _READABLE):
         return find_pictures(folder, Skipped(), recursive=recursive)
 
 

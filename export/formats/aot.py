@@ -110,8 +110,9 @@ def aot_runner(path: Path, output_names: tuple[str, ...]) -> GraphRunner:
 
     Raises:
         UnusableGraphError: The package cannot be loaded, or was compiled for other outputs than `output_names`.
+        SystemRefusal: The temporary folder has no room for a copy.
     """
-    with writing(path), tempfile.TemporaryDirectory() as folder:
+    with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "model.pt2"  # the loader insists on the suffix, too
         shutil.copyfile(path, package)
         try:

@@ -115,11 +115,11 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Write the model to one file, weights included.
 
     Raises:
-        CaptureError: The model is over 2 GB, which ONNX cannot hold in one file.
+        CaptureError: The model is over 2 GiB, which ONNX cannot hold in one file.
         OSError: The path cannot be written.
     """
     if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
-        raise CaptureError("the network is over 2 GB, more than one ONNX file can hold: export it with --torchscript")
+        raise CaptureError("the network is over 2 GiB, more than one ONNX file can hold: export it with --torchscript")
     path.write_bytes(model.SerializeToString())
 
 

@@ -1,1 +1,1 @@
-"""Help that every package here needs, and no word of pictures or HTTP."""
+"""Helpers that several packages share. They import nothing else of sgn_serve."""

@@ -80,7 +80,6 @@ def make_job(size: list[int], max_pixels: int, background: list[int], resize: st
     height, width = size
     red, green, blue = background
     accepted = tuple(formats)
-
     may_be_plain = "PNG" in accepted and height * width <= max_pixels
 
     def decode(data: bytes, most_pixels: int) -> NDArray[np.uint8]:

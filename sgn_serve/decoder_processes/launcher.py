@@ -36,7 +36,7 @@ class ForkServer:
         options: Its arguments, which JSON can carry.
         bounds: Bounds of decoding: in a process for small pictures, and in one for large ones.
         huge_pages: Whether the processes ask for huge pages. Getting the memory of a JPEG of 12 megapixels then takes
-            2 ms of the system's time, and not 9. A process may hold up to 2 MB more for each block of memory.
+            2 ms of the system's time, and not 9. A process may hold up to 2 MiB more for each block of memory.
     """
 
     def __init__(self, job: str, options: dict[str, Any], bounds: tuple[Bounds, Bounds], huge_pages: bool = False):

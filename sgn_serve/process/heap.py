@@ -23,8 +23,8 @@ class _Figures(ctypes.Structure):
 def fill_heap() -> int:
     """Take the free end of this process's heap, and never give it back. The pages in it are not touched.
 
-    The heap begins at a random address, and ends at a multiple of 2 MB where glibc asks for huge pages. Up to 2 MB are
-    therefore free at its end, more in one run and less in the next. A limit of memory that counts from the present size
+    The heap begins at a random address, and ends at a multiple of 2 MiB where glibc asks for huge pages. So up to 2 MiB
+    are free at its end, more in one run and less in the next. A limit of memory that counts from the present size
     does not count them. Without them, a picture fits into all new processes or into none.
 
     Returns:

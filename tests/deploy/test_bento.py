@@ -92,6 +92,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.thorough
 def test_its_requirements_suffice(bento: Path) -> None:
     """The service loads, and its model answers, without any package but these."""
     requirements = bento / "env" / "python" / "requirements.txt"

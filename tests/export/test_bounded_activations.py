@@ -42,6 +42,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> InEveryEngine:
     return InEveryEngine(SmallMobileNet(), tmp_path_factory.mktemp("bounded"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("file_format", FORMATS, ids=lambda file_format: file_format.name)
 def test_the_answers_are_pytorchs(exported: InEveryEngine, file_format: Format) -> None:
     images = torch.rand(5, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(1))

@@ -191,7 +191,7 @@ def test_a_network_too_large_for_one_file(
 ) -> None:
     monkeypatch.setattr(onnx.checker, "MAXIMUM_PROTOBUF", 1000)
     assert main(["--ckpt", str(checkpoint), "--onnx", str(tmp_path / "model.onnx")]) == 2
-    assert "over 2 GB, more than one ONNX file can hold" in one_error_line(capsys)
+    assert "over 2 GiB, more than one ONNX file can hold" in one_error_line(capsys)
     assert not list(tmp_path.iterdir())
 
 

@@ -91,6 +91,7 @@ def sorts_stably() -> bool:
     return torch.equal(values.sort().indices, values.sort(stable=True).indices)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # users have such modules
 @pytest.mark.filterwarnings("ignore:Using padding=.same.:UserWarning")
 @pytest.mark.parametrize("construct", constructs(exported=True))

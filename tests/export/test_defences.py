@@ -59,6 +59,7 @@ def test_the_service_loads_the_graph_and_gives_pytorchs_answers(exported_defence
     np.testing.assert_allclose(off.plain, plain, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [0.0, 1e-36, 1e20])
 def test_a_denoisers_graph_is_right_for_gradients_of_any_size(tmp_path, size):
     torch.manual_seed(0)

@@ -51,6 +51,7 @@ def test_a_picture_with_nan_gets_nan_logits(exported: InEveryEngine, pictures: T
     assert found[SELF_GRADIENT].isnan().flatten(1).any(dim=1).tolist() == [False, True]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("file_format", FORMATS, ids=lambda file_format: file_format.name)
 def test_the_check_of_every_export_finds_an_unguarded_norm(
     exported: InEveryEngine, file_format: Format, tmp_path: Path

@@ -29,6 +29,19 @@ def test_what_was_there_stays_until_all_is_written(tmp_path, checkpoint):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.safetensors"]
 
 
+def test_a_signal_always_finds_the_unfinished_file(tmp_path, checkpoint, monkeypatch):
+    found, touch = [], Path.touch
+
+    def touched(path: Path) -> None:
+        found.append(UNFINISHED.get(path))
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", touched)
+    with replacing(tmp_path / "model.onnx", checkpoint):
+        pass
+    assert found == [tmp_path / "model.onnx"]
+
+
 def test_a_writer_that_removes_its_file_leaves_what_was_there(tmp_path, checkpoint):
     target = tmp_path / "model.onnx"
     target.write_bytes(b"old")
@@ -45,6 +58,7 @@ def test_a_writer_that_removes_its_file_leaves_what_was_there(tmp_path, checkpoi
         ("folder", "is a folder; pass the file to write, such as .*folder/model.onnx"),
         ("none/model.onnx", "its folder does not exist; create it first"),
         (f"{'x' * 255}.onnx", "cannot be written .*; pass another PATH"),
+        (f"{'x' * 245}.onnx", "cannot be written .*; pass another PATH"),  # the unfinished file's name is longer
     ],
 )
 def test_places_that_are_refused_before_any_work(tmp_path, checkpoint, target, message):

@@ -94,6 +94,7 @@ def denoiser(folder):
     return path
 
 
+@pytest.mark.thorough
 def test_every_row_is_judged_and_the_figures_are_those_of_its_answers(folder, denoiser, capsys):
     denoisers = [f"--denoiser={denoiser}"]
     adaptive = ["--adaptive", "transfer", "transfer-apgd-t", "through-both", "smooth-cw"]

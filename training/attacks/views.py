@@ -76,7 +76,12 @@ def plain_view(model: SelfGradientNetwork, images: Tensor) -> LogitsFunction:
 
 
 def plain_is_full(model: SelfGradientNetwork, images: Tensor) -> bool:
-    """Tell whether plain_view goes through both passes; see there for the arguments."""
+    """Return whether plain_view goes through both passes.
+
+    Args:
+        model: See plain_view.
+        images: See plain_view.
+    """
     return model.block is not None and not is_piecewise_linear(model, images)
 
 

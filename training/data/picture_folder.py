@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sgn_serve.common.error_text import one_line, say
+from sgn_serve.common.error_text import one_line, say, system_errors_as
 from sgn_serve.pictures.files import SUFFIXES, read_rgb, read_size
 from sgn_serve.pictures.folders import Reason, Skipped, find_pictures, skipped_folder
 from training.common.devices import free_memory, gib
@@ -36,6 +36,7 @@ ChooseSize = Callable[[list[tuple[int, int]]], int | None]
 """Returns the side in pixels for pictures of these (height, width); None keeps the size that all have."""
 
 
+@system_errors_as(DatasetError, "make it readable, or point --data-root at another folder")
 def read_picture_folder(
     root: Path,
     part: Part,

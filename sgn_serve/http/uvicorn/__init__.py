@@ -1,1 +1,1 @@
-"""Everything that touches uvicorn, documented parts and others. Nothing else here imports it."""
+"""The modules that import uvicorn: its connection with limits, and the server that runs."""

@@ -85,6 +85,7 @@ def test_weights_keep_their_names_and_the_network_stays_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
+@pytest.mark.thorough
 def test_nothing_stands_between_an_operator_and_its_gradient(captured_graph: fx.GraphModule) -> None:
     assert not {"aten.alias.default", "aten.detach.default"} & {str(node.target) for node in captured_graph.graph.nodes}
 

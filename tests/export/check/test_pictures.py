@@ -1,10 +1,15 @@
+import errno
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 from PIL import Image
 
-from export.check.pictures import PicturesError, pictures_in, structured_pictures
+from export.check.pictures import PicturesError, pictures_in, pictures_under, structured_pictures, unseen_pictures
+from tests.training.checkpoints import tiny_info
+from training.data.automatic_split import AutomaticSplit
 
 
 def test_made_up_pictures_are_in_range_and_repeatable() -> None:
@@ -39,3 +44,19 @@ def test_what_is_no_folder_of_pictures_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(PicturesError, match=r"broken\.png: not a picture"):
         pictures_in(tmp_path, 1, (16, 16))
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    info = tiny_info(class_names=("a", "b"), split=AutomaticSplit(bounds=("5", "5")))
+    message = f"{tmp_path}.*: Permission denied; make it readable, or name another folder"
+    (tmp_path / "a.png").write_bytes(b"a file")
+    with pytest.raises(PicturesError, match=message):
+        pictures_under(tmp_path, 1, (16, 16), wanted=refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(PicturesError, match=message):
+        pictures_in(tmp_path, 2, (16, 16))
+    with pytest.raises(PicturesError, match=message):
+        unseen_pictures(tmp_path, 2, info)

@@ -34,6 +34,7 @@ def rewritten(architecture: str) -> fx.GraphModule:
     return graph
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("architecture", backbones(*CASTS_BACK, parts=PARTS))
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_convolutions_are_lowered_and_the_block_is_not(dtype: torch.dtype, architecture: str) -> None:

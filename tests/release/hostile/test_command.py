@@ -116,6 +116,7 @@ def test_a_planted_answer_of_500_is_found(run):
     assert first.startswith("500 internal: PNG ")
 
 
+@pytest.mark.thorough
 def test_planted_memory_is_found_and_the_file_named(run, tmp_path):
     with flawed("memory") as options:
         status, result, said = run(*wait_for(options), "--formats", "QOI", "--files", "40", "--no-together")
@@ -136,6 +137,7 @@ def test_a_server_that_takes_too_much_is_ended(run):
     assert "error: the server was ended: it took more than 0.2 GB" in said
 
 
+@pytest.mark.thorough
 def test_a_stopped_run_goes_on_with_the_same_files(run, tmp_path, monkeypatch):
     rounds: list[str] = []
     real = fuzz.Fuzzer.round

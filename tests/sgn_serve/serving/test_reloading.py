@@ -371,6 +371,7 @@ asyncio.run(start(service.RobustClassifier.inner()))
 """
 
 
+@pytest.mark.thorough
 def test_a_model_replaced_at_the_last_moment_before_a_worker_hears_of_reloads_is_served(tmp_path):
     """The latest moment at which the supervisor sends that worker no signal."""
     model = save_tiny_graph(tmp_path / "tiny.onnx")

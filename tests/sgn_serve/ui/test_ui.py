@@ -441,6 +441,7 @@ def test_pictures_of_the_page(browser, url, screen):
             assert (max(map(int, re.findall(r"\d+", ground)[:3])) < 60) == (scheme == "dark")
 
 
+@pytest.mark.thorough
 def test_axe_finds_nothing(browser: Browser, url: str) -> None:
     # axe is not the page's: the policy, which keeps scripts from doing what axe does, is not applied here.
     with watched_page(

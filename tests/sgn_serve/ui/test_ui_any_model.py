@@ -30,6 +30,8 @@ from tests.sgn_serve.server import Server, application_server
 from tests.sgn_serve.tiny_examples import STEPS, example_pictures, save_tiny_examples, save_tiny_figures
 from tests.sgn_serve.tiny_graph import CLASS_NAMES, save_tiny_graph
 
+pytestmark = pytest.mark.thorough  # test_ui.py shows the same page with the bundled model
+
 expect.set_options(timeout=60_000)  # machines may be busy
 
 WIDE = (48, 64)

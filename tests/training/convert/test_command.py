@@ -195,6 +195,7 @@ def test_a_transformer_of_timm(tmp_path: Path) -> None:
     assert_same(checkpoint, Normalised(reference, (0.5,) * 3, (0.5,) * 3).eval(), pictures())
 
 
+@pytest.mark.thorough
 def test_a_converted_network_is_exported_and_served_as_it_is(tmp_path: Path) -> None:
     torch.manual_seed(0)
     reference = lively(WideReference(1, 1, 5))

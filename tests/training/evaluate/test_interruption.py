@@ -94,6 +94,7 @@ PHASES = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("phase", PHASES, ids=[f"{one[1]} {one[2]}" for one in PHASES])
 def test_an_interrupt_in_each_phase(phase, tmp_path, whole, monkeypatch):
     *where, told = phase

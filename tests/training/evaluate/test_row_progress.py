@@ -93,6 +93,7 @@ def test_every_kind_of_attack_is_tried() -> None:
     assert {stage.algorithm for stage in stages} == {"apgd-ce", "apgd-t", "fab-t"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.id.label)
 def test_a_batch_depends_on_its_pictures_alone(attack: Any) -> None:
     """Neither the batches before it nor the process change what an attack makes of it."""

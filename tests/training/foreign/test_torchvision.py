@@ -215,6 +215,7 @@ def test_a_convolutional_network_of_timm_is_guessed_by_its_own_names(
     assert expected.std() > 0.01, "the reference tells pictures apart"
 
 
+@pytest.mark.thorough
 @NEEDS_TIMM
 def test_timms_names_that_several_networks_have_are_not_guessed() -> None:
     import timm

@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.training.parallel.test_distributed import arguments
 from tests.training.processes import start_torchrun
 
@@ -20,6 +22,7 @@ def wait_until(condition, seconds: float = 300) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.thorough
 def test_workers_end_when_torchrun_is_killed(picture_folder, tmp_path):
     training = [item for item in arguments(picture_folder, "a") if not item.startswith("--epochs")]
     options = ["--standalone", "--nproc-per-node=2", "-m", "training", *training, "--epochs=1000"]
