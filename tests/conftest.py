@@ -27,8 +27,8 @@ os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 
 
-_LONG_FIXTURES = {"kernels", "rehearsal", "site"}
-"""Fixtures that compile, rehearse, or build the documentation, for half a minute. What uses them is marked thorough."""
+_LONG_FIXTURES = {"cluster", "fused_file", "grids", "kernels", "rehearsal", "site"}
+"""Fixtures that compile, export, rehearse, start Ray, or build the documentation. What uses them is marked thorough."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not name

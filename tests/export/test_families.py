@@ -58,7 +58,7 @@ def one_block_a_group(arch: str, num_classes: int) -> PreActResNet18 | None:
     return network
 
 
-@pytest.mark.parametrize("architecture", backbones(*FAMILIES, parts=PARTS, thorough=tuple(FAMILIES)[1:]))
+@pytest.mark.parametrize("architecture", backbones(*FAMILIES, parts=PARTS, thorough=tuple(FAMILIES)))
 def test_every_family_exports(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if architecture in ONE_OF_EACH:
         timm = pytest.importorskip("timm")

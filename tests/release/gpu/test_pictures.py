@@ -12,6 +12,7 @@ from release.gpu import pictures
 from training.data.loading import load_pictures
 
 
+@pytest.mark.thorough
 def test_an_archive_is_read_as_the_folder_that_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "MOST_PROCESSES", 2)  # each imports PyTorch
     generator = torch.Generator().manual_seed(0)

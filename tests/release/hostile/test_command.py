@@ -106,6 +106,7 @@ def test_the_worst_files_are_sent_together(run):
     assert "| ICO " in together_table(result)
 
 
+@pytest.mark.thorough
 def test_a_planted_answer_of_500_is_found(run):
     with flawed("status") as options:
         status, result, said = run(*wait_for(options), "--formats", "PNG", "--files", "100", "--no-together")

@@ -50,6 +50,7 @@ def test_every_format_has_an_ordinary_picture_whose_size_is_found(file_format):
         assert size <= sides
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "file_format",
     # HEIF's encoder takes as long as all the others together.

@@ -291,6 +291,7 @@ def test_an_address_that_a_client_makes_up_is_not_believed(client, server):
     assert "203.0.113.77" not in line
 
 
+@pytest.mark.thorough
 def test_no_more_connections_than_files_that_may_be_open(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = 300

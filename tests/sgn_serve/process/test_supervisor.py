@@ -149,6 +149,7 @@ def ignores(pid: int, number: signal.Signals) -> bool:
     return bool(int(status.split("SigIgn:")[1].split()[0], 16) >> (number - 1) & 1)
 
 
+@pytest.mark.thorough
 def test_a_worker_that_may_not_open_enough_files_ends_the_server(tmp_path):
     """It would be started for ever: no later try may open more."""
     model = save_tiny_graph(tmp_path / "tiny.onnx")

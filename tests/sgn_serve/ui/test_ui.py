@@ -415,6 +415,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, url):
         watched.complaints.clear()  # the 415
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("screen", SCREENS)
 def test_pictures_of_the_page(browser, url, screen):
     """The pictures are for people to look at."""

@@ -219,6 +219,7 @@ def test_table_shows_block_on_and_off_side_by_side():
     assert report.headline() == 0.25
 
 
+@pytest.mark.thorough
 def test_a_report_folder_gets_everything(checkpoint, picture_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(accuracy_curve, "LEVELS", (1, 8, 128))
     folder = tmp_path / "report"
